@@ -47,7 +47,15 @@ pub fn path(name: &str) -> String {
 
 /// Builds the route of the assets. They need no user, because everybody has the program.
 pub fn routes() -> Router {
-    Router::new().route("/console/assets/{hash}/{name}", get(show))
+    Router::new()
+        .route("/console/assets/{hash}/{name}", get(show))
+        // For pages that do not know the hash.
+        .route("/console/assets/style.css", get(show_style))
+}
+
+async fn show_style() -> Response {
+    let style = ASSETS.iter().find(|(name, _, _)| *name == "style.css").map_or("", |(_, _, content)| content);
+    ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "no-cache")], style).into_response()
 }
 
 async fn show(Path((hash, name)): Path<(String, String)>) -> Response {

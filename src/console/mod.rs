@@ -27,7 +27,7 @@ mod rights;
 mod session;
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::middleware::from_fn;
@@ -55,6 +55,7 @@ pub struct ConsoleOptions {
 /// What the pages share.
 struct Console {
     api: Router,
+    ingest: Arc<OnceLock<Router>>,
     keys: session::KeySource,
     local_access: Option<Arc<LocalAccess>>,
     is_tls: bool,
@@ -67,6 +68,7 @@ pub fn router(port: ApiPort, options: ConsoleOptions) -> Router {
     let ConsoleOptions { cluster, local_access, is_tls } = options;
     let console = Arc::new(Console {
         api: port.router,
+        ingest: port.ingest,
         keys: session::KeySource::new(cluster),
         local_access,
         is_tls,

@@ -51,6 +51,11 @@ impl Scope {
         if name.is_empty() { root } else { root.segment(name) }
     }
 
+    /// Returns the path of an event's page. The id is a parameter, because some proxies decode slashes in paths.
+    pub fn event(&self, id: &str) -> Path {
+        self.page("event").query("id", id)
+    }
+
     /// Returns the path of a resource of the API in this scope.
     pub fn api(&self, name: &str) -> Path {
         match &self.0 {
@@ -268,7 +273,7 @@ mod tests {
         assert_eq!(all.api("events").to_string(), "/v1/events");
         let shop = Scope::of("shop");
         assert_eq!(shop.page("").to_string(), "/console/namespaces/shop");
-        assert_eq!(shop.page("events").segment("a/b").to_string(), "/console/namespaces/shop/events/a%2Fb");
+        assert_eq!(shop.event("a/b").to_string(), "/console/namespaces/shop/event?id=a%2Fb");
         assert_eq!(shop.api("events").to_string(), "/v1/namespaces/shop/events");
     }
 }

@@ -20,6 +20,7 @@ mod decide;
 mod delivery_report;
 mod dispatch;
 pub mod handlers;
+mod health_timeline;
 mod hooks;
 mod index;
 mod ingest;
@@ -33,7 +34,7 @@ mod series;
 pub mod store;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -110,6 +111,8 @@ pub struct Worker {
 pub struct ApiPort {
     /// The routes of the API, with their authorization and limits. Accepts requests from within the process too.
     pub router: Router,
+    /// The routes of the ingest port, once it is open.
+    pub ingest: Arc<OnceLock<Router>>,
     /// Cancelled when the port closes. Responses without an end must end then.
     pub stop: CancellationToken,
 }
@@ -223,10 +226,11 @@ impl Worker {
             status: api::StatusSources::new(self.store.clone(), disk.clone()),
         };
         let api = api::router(api, local_access.as_ref());
+        let ingest_routes = Arc::new(OnceLock::new());
         let api = match self.api_extension {
             None => api,
             Some(extend) => {
-                let port = ApiPort { router: api.clone(), stop: stop.clone() };
+                let port = ApiPort { router: api.clone(), ingest: ingest_routes.clone(), stop: stop.clone() };
                 api.merge(extend(port))
             }
         };
@@ -257,6 +261,8 @@ impl Worker {
                     namespaces,
                 };
                 let router = ingest::router(ingest, local_access.as_ref());
+                // Set once: this block runs once.
+                ingest_routes.set(router.clone()).ok();
                 let port = TcpListener::from_std(ingest_port)?;
                 serve::serve_port(port, router, ports, stop.cancelled_owned()).await;
                 Ok(())

@@ -148,7 +148,7 @@ fn row(delivery: &Delivery, with_namespace: bool, can_select: bool) -> Markup {
             td data-label="State" {
                 a data-row href=(address) title="Show the delivery" { (state_pill(shown_state(delivery))) }
             }
-            td.id data-label="Event" { a href=(scope.page("events").segment(&delivery.event)) { (shorten(&delivery.event, 80)) } }
+            td.id data-label="Event" { a href=(scope.event(&delivery.event)) { (shorten(&delivery.event, 80)) } }
             td.id data-label="Hook" { a href=(scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
             @if with_namespace { td data-label="Namespace" { (delivery.namespace) } }
             td.wide data-label="Why" { (why(delivery)) }

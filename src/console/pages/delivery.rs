@@ -10,8 +10,8 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::Right;
 use crate::console::view::{
-    Icon, Page, Section, attempt_result, copy_button, definition, duration, elapsed, hint, icon, json_viewer,
-    post_form, state_pill, time,
+    Page, Section, attempt_result, copy_button, definition, duration, elapsed, hint, icon, json_viewer,
+    post_form, state_pill, time, verdict_icon,
 };
 
 pub async fn show(request: PageRequest) -> Response {
@@ -29,7 +29,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let main = html! {
         p.crumbs { a href=(request.scope.page("deliveries")) { "Deliveries" } " / " span.mono { (delivery.id) } }
         div.title {
-            h1 { "Delivery of " a href=(request.scope.page("events").segment(&delivery.event)) { (delivery.event) } }
+            h1 { "Delivery of " a href=(request.scope.event(&delivery.event)) { (delivery.event) } }
             (state_pill(shown_state(&delivery)))
             div.actions {
                 @if delivery.state != "pending" {
@@ -54,7 +54,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 h2 #facts { "Delivery" }
                 dl.facts {
                     (definition("Hook", html! { a href=(request.scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }))
-                    (definition("Event", html! { a href=(request.scope.page("events").segment(&delivery.event)) { (delivery.event) } }))
+                    (definition("Event", html! { a href=(request.scope.event(&delivery.event)) { (delivery.event) } }))
                     (definition("Namespace", &delivery.namespace))
                     (definition("Accepted", time(&delivery.accepted_time)))
                     (definition("Id (webhook-id)", html! { code #delivery-id { (delivery.id) } " " (copy_button("delivery-id", "the id")) }))
@@ -95,17 +95,6 @@ async fn explanation(request: &PageRequest, delivery: &Delivery) -> Option<Strin
     let found: Explanation = request.api.get(&path).await.ok()?;
     let found = found.deliveries.into_iter().find(|found| found.delivery.id == delivery.id)?;
     Some(found.explanation)
-}
-
-pub fn verdict_icon(class: &str) -> Icon {
-    match class {
-        "good" => Icon::Check,
-        "bad" => Icon::Cross,
-        "busy" => Icon::Clock,
-        "held" => Icon::Pause,
-        "off" => Icon::Dash,
-        _ => Icon::Alert,
-    }
 }
 
 fn next(delivery: &Delivery) -> Markup {

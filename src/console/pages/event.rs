@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::delivery::verdict_icon;
+use super::catalogue::filter_view;
 use super::verdict::{self, shown_state};
 use crate::console::model::{Event, ExplainedDelivery, Explanation, UnmatchedHook};
 use crate::console::path::Path;
@@ -22,7 +22,7 @@ pub async fn show(request: PageRequest) -> Response {
 }
 
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
-    let path = request.scope.api("events").segment(request.parameter("event"));
+    let path = request.scope.api("events").segment(request.query.get("id"));
     let (event, has_payload) = with_payload(request, &path).await?;
     let explanation: Explanation = request.api.get(&path.segment("explain")).await?;
     let hosts: BTreeMap<String, String> = BTreeMap::new();
@@ -157,7 +157,12 @@ fn other_row(request: &PageRequest, other: &UnmatchedHook) -> Markup {
         tr {
             td.id data-label="Hook" { a data-row href=(request.scope.page("hooks").segment(&other.hook)) { (other.hook) } }
             td data-label="Reason" { code { (other.reason) } }
-            td.wide data-label="Explanation" { (other.explanation) }
+            td.wide data-label="Explanation" {
+                (other.explanation)
+                @if let Some(filter) = &other.filter {
+                    details { summary { "The filter on this event" } p { code { (filter.filter) } } (filter_view(filter)) }
+                }
+            }
         }
     }
 }

@@ -131,7 +131,7 @@ pub fn table(events: &[Event], scope: &Scope) -> Markup {
 
 /// Returns the address of an event's page.
 pub fn link(event: &Event) -> Path {
-    Scope::of(&event.namespace).page("events").segment(&event.id)
+    Scope::of(&event.namespace).event(&event.id)
 }
 
 fn counts(event: &Event) -> String {
@@ -189,7 +189,7 @@ mod tests {
         .unwrap();
         let text = table(&[event], &Scope::of("")).into_string();
         assert!(!text.contains("<script") && !text.contains("\"\">"), "{text}");
-        assert!(text.contains("/console/namespaces/n/events/%22%3E%3Cscript"), "{text}");
+        assert!(text.contains("/console/namespaces/n/event?id=%22%3E%3Cscript"), "{text}");
         assert!(text.contains("1 dead, 2 delivered"), "{text}");
     }
 }

@@ -1,12 +1,21 @@
 //! A file for each page: its handler and its view.
 
 mod bulk;
+mod catalogue;
 mod changes;
+mod connections;
 mod deliveries;
 mod delivery;
 mod event;
 mod events;
+mod hook;
+mod hook_test;
+mod hooks;
+mod object_actions;
+mod overview;
+mod replays;
 mod search;
+mod send;
 mod verdict;
 
 use std::sync::Arc;
@@ -22,16 +31,20 @@ use super::request::PageRequest;
 /// Builds the routes of all pages.
 pub fn routes() -> Router<Arc<Console>> {
     let router = Router::new()
-        .route("/console/", get(not_built))
-        .route("/console/namespaces/{namespace}", get(not_built))
+        .route("/console/", get(overview::show))
+        .route("/console/namespaces/{namespace}", get(overview::show))
         .route("/console/go", get(search::go))
-        .route("/console/{*rest}", get(not_found));
+        .route("/console/{*rest}", get(not_found).post(not_found));
     // Pages of one namespace and of all.
-    let of_scopes: [(&str, MethodRouter<Arc<Console>>); 5] = [
+    let of_scopes: [(&str, MethodRouter<Arc<Console>>); 9] = [
+        ("hooks", get(hooks::show)),
         ("events", get(events::show)),
         ("deliveries", get(deliveries::show)),
         ("deliveries/selected", post(bulk::selected)),
         ("deliveries/selected/confirm", post(bulk::change_selected)),
+        ("replays", get(replays::show)),
+        ("connections", get(connections::show)),
+        ("catalogue", get(catalogue::show)),
         ("search", get(search::search)),
     ];
     let router = of_scopes.into_iter().fold(router, |router, (path, handler)| {
@@ -40,14 +53,19 @@ pub fn routes() -> Router<Arc<Console>> {
             .route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
     });
     // Pages of one namespace.
-    let of_namespace: [(&str, MethodRouter<Arc<Console>>); 7] = [
-        ("events/{event}", get(event::show)),
+    let of_namespace: [(&str, MethodRouter<Arc<Console>>); 12] = [
+        ("hooks/{name}", get(hook::show)),
+        ("hooks/{name}/test", get(hook_test::show).post(hook_test::run)),
+        ("hooks/{name}/ping", post(hook_test::ping)),
+        ("event", get(event::show)),
+        ("send", get(send::show).post(send::send)),
         ("deliveries/{id}", get(delivery::show)),
         ("deliveries/{id}/replay", post(changes::replay)),
         ("deliveries/{id}/cancel", post(changes::cancel)),
         ("deliveries/matching", get(bulk::matching)),
         ("deliveries/matching/replay", post(bulk::replay_matching)),
         ("deliveries/matching/cancel", post(bulk::cancel_matching)),
+        ("replays/{id}/cancel", post(replays::cancel)),
     ];
     of_namespace.into_iter().fold(router, |router, (path, handler)| {
         router.route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
@@ -55,9 +73,5 @@ pub fn routes() -> Router<Arc<Console>> {
 }
 
 async fn not_found(request: PageRequest) -> Response {
-    request.respond(Err(Problem::not_found("the console has no such page")))
-}
-
-async fn not_built(request: PageRequest) -> Response {
     request.respond(Err(Problem::not_found("the console has no such page")))
 }

@@ -21,7 +21,6 @@ pub enum Icon {
     Plug,
     Book,
     Copy,
-    Send,
 }
 
 impl Icon {
@@ -38,16 +37,27 @@ impl Icon {
             Icon::Search => "M7 2.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9zM10.5 10.5L14 14",
             Icon::Overview => "M2.5 2.5h4.5v4.5H2.5zM9 2.5h4.5v4.5H9zM2.5 9h4.5v4.5H2.5zM9 9h4.5v4.5H9z",
             Icon::Hook => "M9 2.5v6.5a3 3 0 1 1-3-3M9 2.5l3 3M9 2.5l-3 3",
-            Icon::Event => "M9 1.5L3 9h4l-1 5.5L13 7H8.500z",
-            Icon::Delivery => "M2 8h9M8 4.500L11.500 8 8 11.500M14 3v10",
-            Icon::Replay => "M13 8a5 5 0 1 1-1.500-3.500L13 6M13 2.500V6H9.500",
-            Icon::Plug => "M6 2v3M10 2v3M4 5h8v3a4 4 0 0 1-8 0zM8 12v2.500",
+            Icon::Event => "M9 1.5L3 9h4l-1 5.5L13 7H8.5z",
+            Icon::Delivery => "M2 8h9M8 4.5L11.5 8 8 11.5M14 3v10",
+            Icon::Replay => "M13 8a5 5 0 1 1-1.5-3.5L13 6M13 2.5V6H9.5",
+            Icon::Plug => "M6 2v3M10 2v3M4 5h8v3a4 4 0 0 1-8 0zM8 12v2.5",
             Icon::Book => {
-                "M3 3h4a1.500 1.500 0 0 1 1 .5A1.500 1.500 0 0 1 9 3h4v9H9a1.500 1.500 0 0 0-1 .5A1.500 1.500 0 0 0 7 12H3zM8 3.500v9"
+                "M3 3h4a1.5 1.5 0 0 1 1 .5A1.5 1.5 0 0 1 9 3h4v9H9a1.5 1.5 0 0 0-1 .5A1.5 1.5 0 0 0 7 12H3zM8 3.5v9"
             }
-            Icon::Copy => "M5.500 5.500h8v8h-8zM10.500 5.500v-3h-8v8h3",
-            Icon::Send => "M2 8L14 2.500 10.500 14 8 9zM8 9l6-6.500",
+            Icon::Copy => "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3",
         }
+    }
+}
+
+/// Returns the icon of a class of news.
+pub fn verdict_icon(class: &str) -> Icon {
+    match class {
+        "good" => Icon::Check,
+        "bad" => Icon::Cross,
+        "busy" => Icon::Clock,
+        "held" => Icon::Pause,
+        "off" => Icon::Dash,
+        _ => Icon::Alert,
     }
 }
 

@@ -4,10 +4,11 @@ mod icon;
 mod json;
 mod layout;
 mod parts;
+mod spark;
 mod text;
 
 use axum::response::Html;
-pub use icon::{Icon, icon};
+pub use icon::{icon, verdict_icon};
 pub use json::json_viewer;
 pub use layout::{Page, Section, Shell, document, done_message, login, problem};
 use maud::Markup;
@@ -15,6 +16,7 @@ pub use parts::{
     button, command, copy_button, csrf_field, definition, empty, hint, link_button, notice, pager, post_form,
     state_pill, time,
 };
+pub use spark::sparkline;
 pub use text::{attempt_result, count, duration, elapsed, plural, shorten};
 
 /// Responds with markup.

@@ -10,12 +10,15 @@ use crate::core::time::Millis;
 
 /// Shows a state with its colour and icon.
 pub fn state_pill(state: &str) -> Markup {
+    let state = if state == "notReady" { "not ready" } else { state };
     let (class, shown) = match state {
-        "delivered" | "healthy" | "ready" | "done" | "matched" | "closed" => ("good", Icon::Check),
-        "dead" | "failing" | "notReady" | "failed" | "disabled" => ("bad", Icon::Cross),
-        "pending" | "running" => ("busy", Icon::Clock),
+        "delivered" | "delivering" | "healthy" | "ready" | "enabled" | "done" | "matched" | "accepts" => {
+            ("good", Icon::Check)
+        }
+        "dead" | "failing" | "failed" | "disabled" | "not ready" | "invalid" => ("bad", Icon::Cross),
+        "pending" | "running" | "unknown" => ("busy", Icon::Clock),
         "held" | "paused" | "suspended" => ("held", Icon::Pause),
-        "dropped" | "unmatched" => ("off", Icon::Dash),
+        "dropped" | "unmatched" | "idle" | "rejects" => ("off", Icon::Dash),
         "cancelled" => ("off", Icon::Ban),
         _ => ("warn", Icon::Alert),
     };

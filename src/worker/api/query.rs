@@ -57,6 +57,8 @@ pub struct Parameter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterKind {
     Text,
+    /// Several texts: separated by commas, or in a parameter each.
+    List,
     Number,
     Flag,
 }
@@ -64,6 +66,10 @@ pub enum ParameterKind {
 impl Parameter {
     pub const fn text(name: &'static str, description: &'static str) -> Self {
         Parameter { name, kind: ParameterKind::Text, description }
+    }
+
+    pub const fn list(name: &'static str, description: &'static str) -> Self {
+        Parameter { name, kind: ParameterKind::List, description }
     }
 
     pub const fn flag(name: &'static str, description: &'static str) -> Self {
@@ -180,7 +186,7 @@ pub struct ReplayRequest {
 
 /// Parses the body of a bulk replay: the filter and the deliveries a second.
 pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(DeliveryFilter, u32), HttpProblem> {
-    let request: ReplayRequest = parse_body(body)?;
+    let request: ReplayRequest = parse_body(body, r#"{"hook": "h"}"#)?;
     let filter = DeliveryFilter {
         namespace: namespace.to_owned(),
         hook: request.hook.map(parse_hook_name).transpose()?,
@@ -225,7 +231,7 @@ pub struct CancellationRequest {
 
 /// Parses the body of a cancellation in bulk.
 pub fn parse_cancel(namespace: &str, body: &[u8], now: Millis) -> Result<CancelQuery, HttpProblem> {
-    let request: CancellationRequest = parse_body(body)?;
+    let request: CancellationRequest = parse_body(body, r#"{"hook": "h"}"#)?;
     if request.state.as_deref().map_or(Ok(DeliveryState::Pending), parse_state)? != DeliveryState::Pending {
         return Err(invalid_parameter("state", "must be pending: only pending deliveries can be cancelled"));
     }
@@ -241,10 +247,10 @@ pub fn parse_cancel(namespace: &str, body: &[u8], now: Millis) -> Result<CancelQ
     Ok(CancelQuery { filter, before })
 }
 
-fn parse_body<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, HttpProblem> {
+/// Parses a body. `example` shows users a valid one.
+pub fn parse_body<'b, T: Deserialize<'b>>(body: &'b [u8], example: &str) -> Result<T, HttpProblem> {
     serde_json::from_slice(body).map_err(|e| {
-        let detail = format!("the body must be a JSON object such as {{\"hook\": \"h\"}}: {e}");
-        HttpProblem::new(400, "BadBody", detail)
+        HttpProblem::new(400, "BadBody", format!("the body must be a JSON object such as {example}: {e}"))
     })
 }
 
@@ -267,25 +273,29 @@ fn parse_page_token(text: &str) -> Option<DeliverySeq> {
     std::str::from_utf8(&bytes).ok()?.strip_prefix("1.")?.parse().ok()
 }
 
-/// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones.
+/// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones. Joins the values of a
+/// repeated list by commas.
 pub fn parse_parameters(
     query: Option<&str>,
     allowed: &[Parameter],
 ) -> Result<Vec<(&'static str, String)>, HttpProblem> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let Some(allowed_name) = allowed.iter().map(|allowed| allowed.name).find(|allowed| *allowed == name)
-        else {
+        let Some(parameter) = allowed.iter().find(|allowed| allowed.name == name) else {
             let names: Vec<&str> = allowed.iter().map(|allowed| allowed.name).collect();
             let allowed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let truncated: String = name.chars().take(64).collect();
             let why = format!("unknown parameter {truncated:?} (allowed: {allowed})");
             return Err(HttpProblem::new(400, "BadParameter", why));
         };
-        if found.iter().any(|(name, _)| *name == allowed_name) {
-            return Err(invalid_parameter(allowed_name, "is given twice"));
+        match found.iter_mut().find(|(name, _)| *name == parameter.name) {
+            None => found.push((parameter.name, value.into_owned())),
+            Some((_, values)) if parameter.kind == ParameterKind::List => {
+                values.push(',');
+                values.push_str(&value);
+            }
+            Some(_) => return Err(invalid_parameter(parameter.name, "is given twice")),
         }
-        found.push((allowed_name, value.into_owned()));
     }
     Ok(found)
 }
