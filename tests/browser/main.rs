@@ -14,4 +14,5 @@ mod actions;
 mod appearance;
 mod driver;
 mod harness_check;
+mod hooks;
 mod seeded;

@@ -165,8 +165,18 @@ impl ConsoleActions {
 async fn apply(form: &ActionForm, object: &OpenObject) -> Result<Response, Failure> {
     object.patch(&form.action.patch(&Millis::wall().rfc3339())).await?;
     eprintln!("hookstream: {}: {}", object.title, form.action.words().1);
-    let separator = if form.back.contains('?') { '&' } else { '?' };
-    Ok(see_other(&format!("{}{separator}done={}", form.back, form.action.done())))
+    Ok(see_other(&with_result(&form.back, form.action.done())))
+}
+
+/// Adds the result to the address of a page. Replaces that of an earlier action.
+fn with_result(page: &str, done: &str) -> String {
+    let (path, query) = page.split_once('?').unwrap_or((page, ""));
+    let kept: String = query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.starts_with("done="))
+        .flat_map(|pair| [pair, "&"])
+        .collect();
+    format!("{path}?{kept}done={done}")
 }
 
 impl Action {
@@ -257,6 +267,12 @@ mod tests {
         ] {
             assert!(parse("pause", &wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn result_replaces_the_last_one() {
+        assert_eq!(with_result("/console/hooks", "paused"), "/console/hooks?done=paused");
+        assert_eq!(with_result("/console/a?x=1&done=paused&y=", "resumed"), "/console/a?x=1&y=&done=resumed");
     }
 
     #[test]
