@@ -2,3 +2,4 @@
 
 mod cluster_proxy;
 mod proxy;
+mod renewal;
