@@ -18,12 +18,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderV
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Console;
 use super::request::{FragmentOnly, PageRequest, local_path};
+use super::view;
 use crate::core::time::Millis;
 use crate::worker::TOKEN_HEADER;
 
@@ -105,8 +105,10 @@ async fn follow(
         ends: page.caller.expires(),
         stop: console.live.stop.clone(),
         started: Instant::now(),
-        sent: None,
+        // The page has this content already.
+        sent: page.query.get("seen").to_owned(),
         sent_at: Instant::now(),
+        is_started: false,
         is_ended: false,
         _permit: permit,
     };
@@ -143,8 +145,9 @@ struct Follower {
     ends: Option<Millis>,
     stop: CancellationToken,
     started: Instant,
-    /// The hash of the content that was sent last.
-    sent: Option<[u8; 32]>,
+    /// The hash of the content that the browser has.
+    sent: String,
+    is_started: bool,
     sent_at: Instant,
     is_ended: bool,
     _permit: Permit,
@@ -157,20 +160,23 @@ impl Follower {
             if self.is_ended || self.started.elapsed() > MAX_LIFETIME {
                 return None;
             }
-            // The page was just rendered when the stream begins: its content is sent after the first change.
-            if self.sent.is_some() {
+            if self.is_started {
                 tokio::select! {
                     () = self.stop.cancelled() => return None,
                     () = tokio::time::sleep(INTERVAL) => {}
                 }
+            } else {
+                // At once, so that the browser learns that the stream is open.
+                self.is_started = true;
+                return Some(Bytes::from_static(b": open\n\n"));
             }
             if self.ends.is_some_and(|ends| ends <= Millis::now()) {
                 return self.end();
             }
             let Some(content) = self.render().await else { return self.end() };
-            let hash = Sha256::digest(&content).into();
-            if self.sent != Some(hash) {
-                self.sent = Some(hash);
+            let hash = view::content_hash(&content);
+            if self.sent != hash {
+                self.sent = hash;
                 self.sent_at = Instant::now();
                 return Some(event(&content));
             }
@@ -181,7 +187,7 @@ impl Follower {
         }
     }
 
-    /// Tells the browser not to connect again: the page must be loaded anew to log in, or to see what is wrong.
+    /// Ends the stream for good: the user must reload the page, to log in or to see what is wrong.
     fn end(&mut self) -> Option<Bytes> {
         self.is_ended = true;
         Some(Bytes::from_static(b"event: end\ndata: end\n\n"))

@@ -9,6 +9,7 @@ extern crate self as libfuzzer_sys;
 mod harness;
 
 mod cli;
+mod console;
 mod controller;
 mod crds;
 mod docs;

@@ -9,9 +9,10 @@ use crate::console::model::{Delivery, List};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
+use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, csrf_field, empty, link_button, pager, shorten, state_pill,
-    time,
+    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, shorten,
+    state_pill, time,
 };
 
 /// The states in the order of the filter.
@@ -29,17 +30,21 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").query_some("state", &states.join(","));
     let path = FILTERS.iter().fold(path, |path, name| path.query_some(name, query.get(name)));
     let found: List<Delivery> = request.api.get(&path).await?;
+    let rights = Rights::read(request).await;
     let main = html! {
         div.title { h1 { "Deliveries" } }
         (filters(&request.scope, query, &states))
         @if found.items.is_empty() {
             (nothing(query))
-        } @else {
+        } @else if rights.may(Right::Replay) || rights.may(Right::Cancel) {
             form data-selection method="post" action=(request.scope.page("deliveries/selected")) {
                 (csrf_field(request.csrf()))
-                (bulk_bar(request, &states))
+                (bulk_bar(request, &states, &rights))
                 (table(&found.items, &request.scope, true))
             }
+        } @else {
+            (hint("Replaying and cancelling", Right::Replay))
+            (table(&found.items, &request.scope, false))
         }
         (pager(request.scope.page("deliveries"), query, found.next.as_deref()))
     };
@@ -87,14 +92,20 @@ pub fn times(query: &Form) -> Markup {
     }
 }
 
-fn bulk_bar(request: &PageRequest, states: &[&str]) -> Markup {
+fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
+    let (may_replay, may_cancel) = (rights.may(Right::Replay), rights.may(Right::Cancel));
     let query = &request.query;
     let one_state = if let [state] = states { state } else { "" };
     html! {
         div.bulk {
             label { input type="checkbox" data-select-all hidden; span.visually-hidden { "Select all on this page" } }
-            button.button type="submit" name="action" value="replay" data-needs-selection { "Replay selected…" }
-            button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
+            @if may_replay {
+                button.button type="submit" name="action" value="replay" data-needs-selection { "Replay selected…" }
+            }
+            @if may_cancel {
+                button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
+            }
+            @if !may_replay { (hint("Replaying", Right::Replay)) }
             span.muted data-selected-count aria-live="polite" {}
             span.spacer {}
             @if request.scope.namespace().is_some() {
@@ -102,10 +113,10 @@ fn bulk_bar(request: &PageRequest, states: &[&str]) -> Markup {
                     request.scope.page("deliveries").segment("matching"),
                     |path, name| path.query_some(name, query.get(name)),
                 );
-                @if one_state != "pending" {
+                @if may_replay && one_state != "pending" {
                     (link_button(&path.clone().query("action", "replay").query_some("state", one_state), "Replay all that match…", ""))
                 }
-                @if matches!(one_state, "" | "pending") {
+                @if may_cancel && matches!(one_state, "" | "pending") {
                     (link_button(&path.query("action", "cancel"), "Cancel all pending that match…", ""))
                 }
             }

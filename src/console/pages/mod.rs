@@ -73,5 +73,10 @@ pub fn routes() -> Router<Arc<Console>> {
 }
 
 async fn not_found(request: PageRequest) -> Response {
-    request.respond(Err(Problem::not_found("the console has no such page")))
+    // The loopback proxy handles these itself.
+    let detail = match request.address.starts_with("/console/-/") {
+        true => "only `hookstream console` changes objects, with your kubeconfig",
+        false => "the console has no such page",
+    };
+    request.respond(Err(Problem::not_found(detail)))
 }
