@@ -13,9 +13,12 @@ use sha2::{Digest, Sha256};
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// The style sheet, for pages of the loopback proxy too.
+pub const STYLE: &str = include_str!("assets/style.css");
+
 /// Name, media type and content of each asset.
 const ASSETS: [(&str, &str, &str); 8] = [
-    ("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
+    ("style.css", "text/css; charset=utf-8", STYLE),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
     ("console.js", SCRIPT, include_str!("assets/console.js")),
     ("times.js", SCRIPT, include_str!("assets/times.js")),

@@ -7,6 +7,8 @@ use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 
+use super::proxied;
+
 /// Everything comes from the console itself; no inline script or style; no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -27,11 +29,15 @@ const HEADERS: [(HeaderName, &str); 6] = [
 
 /// Adds the headers to a response. Nothing is cached unless the response says so, because pages show payloads.
 pub async fn add(request: Request, next: Next) -> Response {
+    let is_proxied = request.headers().contains_key(proxied::PROXY_HEADER);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if is_proxied {
+        proxied::hide(headers);
+    }
     response
 }

@@ -21,6 +21,7 @@ mod model;
 mod pages;
 mod path;
 mod problem;
+pub mod proxied;
 mod request;
 mod rights;
 mod session;
@@ -38,6 +39,8 @@ use crate::worker::{ApiPort, LocalAccess};
 
 /// The path below which the console serves.
 pub const ROOT: &str = "/console/";
+
+pub use assets::STYLE;
 
 /// The dependencies and settings of the console.
 pub struct ConsoleOptions {

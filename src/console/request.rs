@@ -42,13 +42,13 @@ impl Scope {
         self.0.as_deref()
     }
 
-    /// Returns the path of a page of this scope; with an empty name, that of the overview.
+    /// Returns the path of a page of this scope; with an empty name, that of the overview. A name may have several segments.
     pub fn page(&self, name: &str) -> Path {
         let root = match &self.0 {
             None => Path::new(ROOT),
             Some(namespace) => Path::new("/console/namespaces").segment(namespace),
         };
-        if name.is_empty() { root } else { root.segment(name) }
+        name.split('/').filter(|segment| !segment.is_empty()).fold(root, Path::segment)
     }
 
     /// Returns the path of an event's page. The id is a parameter, because some proxies decode slashes in paths.

@@ -15,6 +15,7 @@ mod crds;
 mod docs;
 mod emulator;
 mod fuzz_targets;
+mod harness_tests;
 mod install;
 mod local_cluster;
 mod worker;
