@@ -18,7 +18,7 @@ use crate::console::view::{
 /// The states in the order of the filter.
 const STATES: [&str; 5] = ["pending", "dead", "delivered", "dropped", "cancelled"];
 /// Parameters of the API's list that the page passes on.
-const FILTERS: [&str; 5] = ["hook", "event", "since", "until", "continue"];
+const FILTERS: [&str; 7] = ["hook", "event", "reason", "status", "since", "until", "continue"];
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
@@ -35,7 +35,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         div.title { h1 { "Deliveries" } }
         (filters(&request.scope, query, &states))
         @if found.items.is_empty() {
-            (nothing(query))
+            (nothing(query, found.next.is_some()))
         } @else if rights.may(Right::Replay) || rights.may(Right::Cancel) {
             form data-selection method="post" action=(request.scope.page("deliveries/selected")) {
                 (csrf_field(request.csrf()))
@@ -71,6 +71,14 @@ fn filters(scope: &Scope, query: &Form, states: &[&str]) -> Markup {
             }
             div.field { label for="f-hook" { "Hook" } input #f-hook name="hook" value=(query.get("hook")) size="18"; }
             div.field { label for="f-event" { "Event id" } input #f-event name="event" value=(query.get("event")) size="18"; }
+            div.field {
+                label for="f-reason" { "Reason" }
+                input #f-reason name="reason" value=(query.get("reason")) size="12" placeholder="Timeout";
+            }
+            div.field {
+                label for="f-status" { "Last status" }
+                input #f-status name="status" value=(query.get("status")) size="9" placeholder="503, 5xx";
+            }
             (times(query))
             button.button.primary type="submit" { "Apply" }
             a.button.quiet href=(scope.page("deliveries")) { "Clear" }
@@ -108,7 +116,8 @@ fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
             @if !may_replay { (hint("Replaying", Right::Replay)) }
             span.muted data-selected-count aria-live="polite" {}
             span.spacer {}
-            @if request.scope.namespace().is_some() {
+            // A change in bulk selects by neither: it would change more than the list shows.
+            @if request.scope.namespace().is_some() && query.get("reason").is_empty() && query.get("status").is_empty() {
                 @let path = ["hook", "event", "since", "until"].iter().fold(
                     request.scope.page("deliveries").segment("matching"),
                     |path, name| path.query_some(name, query.get(name)),
@@ -178,7 +187,13 @@ fn why(delivery: &Delivery) -> String {
     }
 }
 
-fn nothing(query: &Form) -> Markup {
+fn nothing(query: &Form, has_more: bool) -> Markup {
+    if has_more {
+        return empty(
+            "Nothing so far",
+            html! { p { "The search has not come to the end: go on with “Older”." } },
+        );
+    }
     if query.fields().any(|(name, value)| FILTERS.contains(&name) && !value.is_empty()) || query.has("state")
     {
         return empty(

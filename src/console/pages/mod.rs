@@ -67,9 +67,18 @@ pub fn routes() -> Router<Arc<Console>> {
         ("deliveries/matching/cancel", post(bulk::cancel_matching)),
         ("replays/{id}/cancel", post(replays::cancel)),
     ];
-    of_namespace.into_iter().fold(router, |router, (path, handler)| {
+    let router = of_namespace.into_iter().fold(router, |router, (path, handler)| {
         router.route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
-    })
+    });
+    router.method_not_allowed_fallback(not_allowed)
+}
+
+async fn not_allowed(request: PageRequest) -> Response {
+    request.respond(Err(Problem::new(
+        405,
+        "MethodNotAllowed",
+        "this address is a form's target: open the page and use its buttons",
+    )))
 }
 
 async fn not_found(request: PageRequest) -> Response {
