@@ -31,8 +31,12 @@ use crate::worker::TOKEN_HEADER;
 const MAX_STREAMS: usize = 64;
 /// The most streams of one user.
 const MAX_OF_USER: usize = 8;
-/// How often the content is rendered.
+/// How often the content is rendered at most.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is rendered at least.
+const MAX_INTERVAL: Duration = Duration::from_secs(30);
+/// All streams together render for a tenth of the time, so that open pages take no processor from deliveries.
+const SHARE: u32 = 10;
 /// How long a stream lasts. A proxy may replace its user's token meanwhile.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// How often something is sent at least, so that proxies keep the connection.
@@ -66,6 +70,12 @@ impl LiveStreams {
         }
         open.insert(user.clone(), own + 1);
         Some(Permit { open: self.open.clone(), user })
+    }
+}
+
+impl Permit {
+    fn open_streams(&self) -> usize {
+        self.open.lock().values().sum()
     }
 }
 
@@ -110,7 +120,8 @@ async fn follow(
         sent_at: Instant::now(),
         is_started: false,
         is_ended: false,
-        _permit: permit,
+        render_time: Duration::ZERO,
+        permit,
     };
     let events = stream::unfold(follower, |mut follower| async move {
         let bytes = follower.next().await?;
@@ -150,7 +161,9 @@ struct Follower {
     is_started: bool,
     sent_at: Instant,
     is_ended: bool,
-    _permit: Permit,
+    /// How long the last rendering took.
+    render_time: Duration,
+    permit: Permit,
 }
 
 impl Follower {
@@ -163,7 +176,7 @@ impl Follower {
             if self.is_started {
                 tokio::select! {
                     () = self.stop.cancelled() => return None,
-                    () = tokio::time::sleep(INTERVAL) => {}
+                    () = tokio::time::sleep(self.pause()) => {}
                 }
             } else {
                 // At once, so that the browser learns that the stream is open.
@@ -173,7 +186,9 @@ impl Follower {
             if self.ends.is_some_and(|ends| ends <= Millis::now()) {
                 return self.end();
             }
+            let started = Instant::now();
             let Some(content) = self.render().await else { return self.end() };
+            self.render_time = started.elapsed();
             let hash = view::content_hash(&content);
             if self.sent != hash {
                 self.sent = hash;
@@ -191,6 +206,12 @@ impl Follower {
     fn end(&mut self) -> Option<Bytes> {
         self.is_ended = true;
         Some(Bytes::from_static(b"event: end\ndata: end\n\n"))
+    }
+
+    /// Returns the time to the next rendering: longer, the longer one takes and the more streams are open.
+    fn pause(&self) -> Duration {
+        let open = u32::try_from(self.permit.open_streams()).unwrap_or(u32::MAX);
+        self.render_time.saturating_mul(SHARE.saturating_mul(open)).clamp(INTERVAL, MAX_INTERVAL)
     }
 
     /// Renders the content. None: the page is not available to the user any more.
