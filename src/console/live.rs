@@ -18,12 +18,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderV
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Console;
 use super::request::{FragmentOnly, PageRequest, local_path};
+use super::view;
 use crate::core::time::Millis;
 use crate::worker::TOKEN_HEADER;
 
@@ -31,8 +31,12 @@ use crate::worker::TOKEN_HEADER;
 const MAX_STREAMS: usize = 64;
 /// The most streams of one user.
 const MAX_OF_USER: usize = 8;
-/// How often the content is rendered.
+/// How often the content is rendered at most.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is rendered at least.
+const MAX_INTERVAL: Duration = Duration::from_secs(30);
+/// All streams together render for a tenth of the time, so that open pages take no processor from deliveries.
+const SHARE: u32 = 10;
 /// How long a stream lasts. A proxy may replace its user's token meanwhile.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// How often something is sent at least, so that proxies keep the connection.
@@ -66,6 +70,12 @@ impl LiveStreams {
         }
         open.insert(user.clone(), own + 1);
         Some(Permit { open: self.open.clone(), user })
+    }
+}
+
+impl Permit {
+    fn open_streams(&self) -> usize {
+        self.open.lock().values().sum()
     }
 }
 
@@ -105,10 +115,13 @@ async fn follow(
         ends: page.caller.expires(),
         stop: console.live.stop.clone(),
         started: Instant::now(),
-        sent: None,
+        // The page has this content already.
+        sent: page.query.get("seen").to_owned(),
         sent_at: Instant::now(),
+        is_started: false,
         is_ended: false,
-        _permit: permit,
+        render_time: Duration::ZERO,
+        permit,
     };
     let events = stream::unfold(follower, |mut follower| async move {
         let bytes = follower.next().await?;
@@ -143,11 +156,14 @@ struct Follower {
     ends: Option<Millis>,
     stop: CancellationToken,
     started: Instant,
-    /// The hash of the content that was sent last.
-    sent: Option<[u8; 32]>,
+    /// The hash of the content that the browser has.
+    sent: String,
+    is_started: bool,
     sent_at: Instant,
     is_ended: bool,
-    _permit: Permit,
+    /// How long the last rendering took.
+    render_time: Duration,
+    permit: Permit,
 }
 
 impl Follower {
@@ -157,20 +173,25 @@ impl Follower {
             if self.is_ended || self.started.elapsed() > MAX_LIFETIME {
                 return None;
             }
-            // The page was just rendered when the stream begins: its content is sent after the first change.
-            if self.sent.is_some() {
+            if self.is_started {
                 tokio::select! {
                     () = self.stop.cancelled() => return None,
-                    () = tokio::time::sleep(INTERVAL) => {}
+                    () = tokio::time::sleep(self.pause()) => {}
                 }
+            } else {
+                // At once, so that the browser learns that the stream is open.
+                self.is_started = true;
+                return Some(Bytes::from_static(b": open\n\n"));
             }
             if self.ends.is_some_and(|ends| ends <= Millis::now()) {
                 return self.end();
             }
+            let started = Instant::now();
             let Some(content) = self.render().await else { return self.end() };
-            let hash = Sha256::digest(&content).into();
-            if self.sent != Some(hash) {
-                self.sent = Some(hash);
+            self.render_time = started.elapsed();
+            let hash = view::content_hash(&content);
+            if self.sent != hash {
+                self.sent = hash;
                 self.sent_at = Instant::now();
                 return Some(event(&content));
             }
@@ -181,10 +202,16 @@ impl Follower {
         }
     }
 
-    /// Tells the browser not to connect again: the page must be loaded anew to log in, or to see what is wrong.
+    /// Ends the stream for good: the user must reload the page, to log in or to see what is wrong.
     fn end(&mut self) -> Option<Bytes> {
         self.is_ended = true;
         Some(Bytes::from_static(b"event: end\ndata: end\n\n"))
+    }
+
+    /// Returns the time to the next rendering: longer, the longer one takes and the more streams are open.
+    fn pause(&self) -> Duration {
+        let open = u32::try_from(self.permit.open_streams()).unwrap_or(u32::MAX);
+        self.render_time.saturating_mul(SHARE.saturating_mul(open)).clamp(INTERVAL, MAX_INTERVAL)
     }
 
     /// Renders the content. None: the page is not available to the user any more.

@@ -60,6 +60,7 @@ struct Console {
     local_access: Option<Arc<LocalAccess>>,
     is_tls: bool,
     login_limit: session::LoginLimit,
+    rights: rights::RightsCache,
     live: live::LiveStreams,
 }
 
@@ -73,6 +74,7 @@ pub fn router(port: ApiPort, options: ConsoleOptions) -> Router {
         local_access,
         is_tls,
         login_limit: session::LoginLimit::default(),
+        rights: rights::RightsCache::default(),
         live: live::LiveStreams::new(port.stop),
     });
     let pages = pages::routes();

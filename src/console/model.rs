@@ -136,12 +136,6 @@ pub struct UnmatchedHook {
     pub filter: Option<FilterResult>,
 }
 
-/// The state of a delivery after a change.
-#[derive(Debug, Deserialize)]
-pub struct DeliveryState {
-    pub state: String,
-}
-
 /// What a change in bulk would change.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -30,7 +30,7 @@ const CSRF_GRANULARITY: Duration = Duration::from_secs(3600);
 pub struct FragmentOnly;
 
 /// The namespace that a page shows. None: all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope(Option<String>);
 
 impl Scope {

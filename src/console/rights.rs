@@ -1,6 +1,13 @@
 //! What a user may do. The API decides about each request; this is only for what pages offer.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use secrecy::ExposeSecret;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::client::ApiClient;
 use super::path::Path;
@@ -59,16 +66,49 @@ struct RightItem {
     allowed: bool,
 }
 
-impl Rights {
-    /// Reads the rights in a page's scope. If they cannot be read, pages offer everything, and the API decides.
-    pub async fn read(request: &PageRequest) -> Self {
-        Rights::of(&request.api, &request.scope).await
+/// How long rights are cached: a right that was granted is offered after this time. Open pages are rendered more often, and
+/// would cause a review of each denied right each time.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// The most entries of the cache.
+const MAX_ENTRIES: usize = 1000;
+
+/// The rights by the hash of a token and the scope.
+#[derive(Default)]
+pub struct RightsCache(Mutex<HashMap<([u8; 32], Scope), (Instant, Arc<Rights>)>>);
+
+impl RightsCache {
+    fn get(&self, key: &([u8; 32], Scope), now: Instant) -> Option<Arc<Rights>> {
+        let entries = self.0.lock();
+        let (read, rights) = entries.get(key)?;
+        (now.saturating_duration_since(*read) < MAX_AGE).then(|| rights.clone())
     }
 
-    async fn of(api: &ApiClient, scope: &Scope) -> Self {
-        let found: Result<RightList, Problem> = api.get(&scope.api("rights")).await;
-        let rights = found.map(|found| found.rights).unwrap_or_default();
-        Rights { denied: rights.into_iter().filter(|item| !item.allowed).map(|item| item.right).collect() }
+    fn insert(&self, key: ([u8; 32], Scope), rights: Arc<Rights>, now: Instant) {
+        let mut entries = self.0.lock();
+        if entries.len() >= MAX_ENTRIES {
+            entries.retain(|_, (read, _)| now.saturating_duration_since(*read) < MAX_AGE);
+        }
+        if entries.len() < MAX_ENTRIES {
+            entries.insert(key, (now, rights));
+        }
+    }
+}
+
+impl Rights {
+    /// Reads the rights in a page's scope. If they cannot be read, pages offer everything, and the API decides.
+    pub async fn read(request: &PageRequest) -> Arc<Self> {
+        let token = request.caller.token();
+        let token = token.as_ref().map_or("", |token| token.expose_secret());
+        let (key, now) = ((Sha256::digest(token).into(), request.scope.clone()), Instant::now());
+        if let Some(rights) = request.console.rights.get(&key, now) {
+            return rights;
+        }
+        let found: Result<RightList, Problem> = request.api.get(&request.scope.api("rights")).await;
+        let Ok(found) = found else { return Arc::default() };
+        let denied = found.rights.into_iter().filter(|item| !item.allowed).map(|item| item.right).collect();
+        let rights = Arc::new(Rights { denied });
+        request.console.rights.insert(key, rights.clone(), now);
+        rights
     }
 
     pub fn may(&self, right: Right) -> bool {
@@ -98,6 +138,18 @@ mod tests {
         let rights = Rights { denied: vec!["create deliveries/replay".to_owned()] };
         assert!(!rights.may(Right::Replay) && rights.may(Right::Cancel));
         assert!(Rights::default().may(Right::Payload));
+    }
+
+    #[test]
+    fn cache_is_bounded_and_forgets() {
+        let (cache, now) = (RightsCache::default(), Instant::now());
+        let key = |n: usize| ([0; 32], Scope::of(&format!("n{n}")));
+        (0..MAX_ENTRIES + 5).for_each(|n| cache.insert(key(n), Arc::default(), now));
+        assert_eq!(cache.0.lock().len(), MAX_ENTRIES);
+        assert!(cache.get(&key(0), now).is_some() && cache.get(&key(MAX_ENTRIES), now).is_none());
+        assert!(cache.get(&key(0), now + MAX_AGE).is_none());
+        cache.insert(key(MAX_ENTRIES), Arc::default(), now + MAX_AGE);
+        assert_eq!(cache.0.lock().len(), 1);
     }
 
     #[test]

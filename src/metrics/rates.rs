@@ -319,7 +319,7 @@ mod tests {
         assert_eq!((a.hour.accepted, of(Some("c")).hour.accepted, of(None).hour.accepted), (3, 0, 4));
         assert_eq!(a.minutes[59].start, Millis(LAST * MINUTE));
         // A slot that is used again has none of the counts of the hour before.
-        accept(&rates, LAST + 4, "a");
+        accept(&rates, LAST + 5, "a");
         assert_eq!(of(Some("a")).hour.accepted, 2);
     }
 

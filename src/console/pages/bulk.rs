@@ -28,7 +28,10 @@ pub async fn selected(change: ChangeRequest) -> Response {
     change.page.respond(page)
 }
 
-fn selection(form: &Form) -> Result<(&'static str, Vec<(&str, &str)>), Problem> {
+/// An action, and the namespaces and ids of deliveries.
+type Selection<'a> = (&'static str, Vec<(&'a str, &'a str)>);
+
+fn selection(form: &Form) -> Result<Selection<'_>, Problem> {
     let action = action(form.get("action"))?;
     let ids: Vec<(&str, &str)> = form
         .all("id")

@@ -1,9 +1,9 @@
 //! Changes of one delivery.
 
 use axum::response::Response;
+use serde::de::IgnoredAny;
 
 use crate::console::audit;
-use crate::console::model::DeliveryState;
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{ChangeRequest, PageRequest, local_path};
@@ -35,7 +35,7 @@ pub async fn change_one(
 ) -> Result<(), Problem> {
     let path =
         Path::new("/v1/namespaces").segment(namespace).segment("deliveries").segment(id).segment(action);
-    let result: Result<DeliveryState, Problem> = page.api.post(&path, &serde_json::json!({})).await;
+    let result: Result<IgnoredAny, Problem> = page.api.post(&path, &serde_json::json!({})).await;
     audit::record_result(&page.caller, action, &format!("delivery {namespace}/{id}"), &result);
     result.map(drop)
 }

@@ -9,15 +9,16 @@ use crate::console::model::{Delivery, List};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
+use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, csrf_field, empty, link_button, pager, shorten, state_pill,
-    time,
+    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, shorten,
+    state_pill, time,
 };
 
 /// The states in the order of the filter.
 const STATES: [&str; 5] = ["pending", "dead", "delivered", "dropped", "cancelled"];
 /// Parameters of the API's list that the page passes on.
-const FILTERS: [&str; 5] = ["hook", "event", "since", "until", "continue"];
+const FILTERS: [&str; 7] = ["hook", "event", "reason", "status", "since", "until", "continue"];
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
@@ -29,17 +30,21 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").query_some("state", &states.join(","));
     let path = FILTERS.iter().fold(path, |path, name| path.query_some(name, query.get(name)));
     let found: List<Delivery> = request.api.get(&path).await?;
+    let rights = Rights::read(request).await;
     let main = html! {
         div.title { h1 { "Deliveries" } }
         (filters(&request.scope, query, &states))
         @if found.items.is_empty() {
-            (nothing(query))
-        } @else {
+            (nothing(query, found.next.is_some()))
+        } @else if rights.may(Right::Replay) || rights.may(Right::Cancel) {
             form data-selection method="post" action=(request.scope.page("deliveries/selected")) {
                 (csrf_field(request.csrf()))
-                (bulk_bar(request, &states))
+                (bulk_bar(request, &states, &rights))
                 (table(&found.items, &request.scope, true))
             }
+        } @else {
+            (hint("Replaying and cancelling", Right::Replay))
+            (table(&found.items, &request.scope, false))
         }
         (pager(request.scope.page("deliveries"), query, found.next.as_deref()))
     };
@@ -66,6 +71,14 @@ fn filters(scope: &Scope, query: &Form, states: &[&str]) -> Markup {
             }
             div.field { label for="f-hook" { "Hook" } input #f-hook name="hook" value=(query.get("hook")) size="18"; }
             div.field { label for="f-event" { "Event id" } input #f-event name="event" value=(query.get("event")) size="18"; }
+            div.field {
+                label for="f-reason" { "Reason" }
+                input #f-reason name="reason" value=(query.get("reason")) size="12" placeholder="Timeout";
+            }
+            div.field {
+                label for="f-status" { "Last status" }
+                input #f-status name="status" value=(query.get("status")) size="9" placeholder="503, 5xx";
+            }
             (times(query))
             button.button.primary type="submit" { "Apply" }
             a.button.quiet href=(scope.page("deliveries")) { "Clear" }
@@ -87,25 +100,32 @@ pub fn times(query: &Form) -> Markup {
     }
 }
 
-fn bulk_bar(request: &PageRequest, states: &[&str]) -> Markup {
+fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
+    let (may_replay, may_cancel) = (rights.may(Right::Replay), rights.may(Right::Cancel));
     let query = &request.query;
     let one_state = if let [state] = states { state } else { "" };
     html! {
         div.bulk {
             label { input type="checkbox" data-select-all hidden; span.visually-hidden { "Select all on this page" } }
-            button.button type="submit" name="action" value="replay" data-needs-selection { "Replay selected…" }
-            button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
+            @if may_replay {
+                button.button type="submit" name="action" value="replay" data-needs-selection { "Replay selected…" }
+            }
+            @if may_cancel {
+                button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
+            }
+            @if !may_replay { (hint("Replaying", Right::Replay)) }
             span.muted data-selected-count aria-live="polite" {}
             span.spacer {}
-            @if request.scope.namespace().is_some() {
+            // A change in bulk selects by neither: it would change more than the list shows.
+            @if request.scope.namespace().is_some() && query.get("reason").is_empty() && query.get("status").is_empty() {
                 @let path = ["hook", "event", "since", "until"].iter().fold(
                     request.scope.page("deliveries").segment("matching"),
                     |path, name| path.query_some(name, query.get(name)),
                 );
-                @if one_state != "pending" {
+                @if may_replay && one_state != "pending" {
                     (link_button(&path.clone().query("action", "replay").query_some("state", one_state), "Replay all that match…", ""))
                 }
-                @if matches!(one_state, "" | "pending") {
+                @if may_cancel && matches!(one_state, "" | "pending") {
                     (link_button(&path.query("action", "cancel"), "Cancel all pending that match…", ""))
                 }
             }
@@ -167,7 +187,13 @@ fn why(delivery: &Delivery) -> String {
     }
 }
 
-fn nothing(query: &Form) -> Markup {
+fn nothing(query: &Form, has_more: bool) -> Markup {
+    if has_more {
+        return empty(
+            "Nothing so far",
+            html! { p { "The search has not come to the end: go on with “Older”." } },
+        );
+    }
     if query.fields().any(|(name, value)| FILTERS.contains(&name) && !value.is_empty()) || query.has("state")
     {
         return empty(

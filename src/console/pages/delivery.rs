@@ -3,12 +3,13 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::event::host_of;
 use super::verdict::{class_of, describe, shown_state};
 use crate::console::model::{Attempt, Delivery, Exchange, Explanation, Header, KeptBody};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
-use crate::console::rights::Right;
+use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, attempt_result, copy_button, definition, duration, elapsed, hint, icon, json_viewer,
     post_form, state_pill, time, verdict_icon,
@@ -22,7 +23,11 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").segment(request.parameter("id"));
     let (delivery, has_payload) = with_payload(request, &path).await?;
     let explanation = explanation(request, &delivery).await;
-    let host = delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url));
+    let host = match delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url)) {
+        Some(host) => Some(host),
+        None => host_of(request, &delivery.hook).await,
+    };
+    let rights = Rights::read(request).await;
     let own = request.scope.page("deliveries").segment(&delivery.id);
     let sentence = describe(&delivery, host.as_deref());
     let class = class_of(&delivery);
@@ -32,10 +37,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             h1 { "Delivery of " a href=(request.scope.event(&delivery.event)) { (delivery.event) } }
             (state_pill(shown_state(&delivery)))
             div.actions {
-                @if delivery.state != "pending" {
-                    (post_form(&own.clone().segment("replay"), request.csrf(), &[], "Replay", "primary"))
-                } @else {
-                    (post_form(&own.clone().segment("replay"), request.csrf(), &[], "Attempt now", ""))
+                @let is_pending = delivery.state == "pending";
+                @if rights.may(Right::Replay) {
+                    @let (label, class) = if is_pending { ("Attempt now", "") } else { ("Replay", "primary") };
+                    (post_form(&own.clone().segment("replay"), request.csrf(), &[], label, class))
+                }
+                @if is_pending && rights.may(Right::Cancel) {
                     (post_form(&own.clone().segment("cancel"), request.csrf(), &[], "Cancel", "danger"))
                 }
             }
@@ -44,6 +51,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             (icon(verdict_icon(class)))
             span { (delivery.hook) ": " (sentence) "." }
         }
+        @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
         div.grid {
             section.card aria-labelledby="next" {
                 h2 #next { "What happens next" }

@@ -7,15 +7,18 @@ use maud::{Markup, html};
 
 use super::catalogue::filter_view;
 use super::verdict::{self, shown_state};
-use crate::console::model::{Event, ExplainedDelivery, Explanation, UnmatchedHook};
+use crate::console::model::{Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
-use crate::console::rights::Right;
+use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, attempt_result, copy_button, csrf_field, definition, hint, icon, json_viewer, post_form,
-    state_pill, time,
+    state_pill, time, verdict_icon,
 };
+
+/// The most hooks whose receivers are looked up.
+const MAX_HOSTS: usize = 12;
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
@@ -25,7 +28,8 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("events").segment(request.query.get("id"));
     let (event, has_payload) = with_payload(request, &path).await?;
     let explanation: Explanation = request.api.get(&path.segment("explain")).await?;
-    let hosts: BTreeMap<String, String> = BTreeMap::new();
+    let hosts = hosts(request, &explanation).await;
+    let rights = Rights::read(request).await;
     let verdict = verdict::of_event(&explanation, |hook| hosts.get(hook).cloned());
     let main = html! {
         p.crumbs { a href=(request.scope.page("events")) { "Events" } " / " span { (event.source) " / " (event.event) } }
@@ -33,7 +37,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             h1 { (event.id) }
             (state_pill(&event.outcome))
             div.actions {
-                @if !explanation.deliveries.is_empty() {
+                @if !explanation.deliveries.is_empty() && rights.may(Right::Replay) {
                     (replay_all(request, &explanation.deliveries))
                 }
             }
@@ -44,7 +48,8 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             @if explanation.deliveries.is_empty() {
                 p.hint { "None. The reasons are below." }
             } @else {
-                (deliveries(request, &explanation))
+                (deliveries(request, &explanation, rights.may(Right::Replay)))
+                @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
             }
         }
         section.card aria-labelledby="others" {
@@ -86,7 +91,25 @@ async fn with_payload(request: &PageRequest, path: &Path) -> Result<(Event, bool
     }
 }
 
-fn deliveries(request: &PageRequest, explanation: &Explanation) -> Markup {
+/// Returns the receivers' hosts of the hooks that the sentence describes.
+async fn hosts(request: &PageRequest, explanation: &Explanation) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    let failing = explanation.deliveries.iter().filter(|found| found.delivery.state != "delivered");
+    for found in failing.take(MAX_HOSTS) {
+        if let Some(host) = host_of(request, &found.delivery.hook).await {
+            hosts.insert(found.delivery.hook.clone(), host);
+        }
+    }
+    hosts
+}
+
+/// Returns the receiver's host of a hook, if it exists and its address is not in a Secret.
+pub async fn host_of(request: &PageRequest, hook: &str) -> Option<String> {
+    let found: HookDetail = request.api.get(&request.scope.api("hooks").segment(hook)).await.ok()?;
+    found.hook.host
+}
+
+fn deliveries(request: &PageRequest, explanation: &Explanation, may_replay: bool) -> Markup {
     html! {
         div.table.cards {
             table {
@@ -94,7 +117,7 @@ fn deliveries(request: &PageRequest, explanation: &Explanation) -> Markup {
                     th { "State" } th { "Hook" } th { "Explanation" } th.number { "Attempts" } th { "Last" }
                     th { span.visually-hidden { "Actions" } }
                 } }
-                tbody { @for found in &explanation.deliveries { (delivery_row(request, found)) } }
+                tbody { @for found in &explanation.deliveries { (delivery_row(request, found, may_replay)) } }
             }
         }
         @if explanation.deliveries_left_out > 0 {
@@ -103,7 +126,7 @@ fn deliveries(request: &PageRequest, explanation: &Explanation) -> Markup {
     }
 }
 
-fn delivery_row(request: &PageRequest, found: &ExplainedDelivery) -> Markup {
+fn delivery_row(request: &PageRequest, found: &ExplainedDelivery, may_replay: bool) -> Markup {
     let delivery = &found.delivery;
     let address = request.scope.page("deliveries").segment(&delivery.id);
     html! {
@@ -114,9 +137,11 @@ fn delivery_row(request: &PageRequest, found: &ExplainedDelivery) -> Markup {
             td.number data-label="Attempts" { (delivery.attempts.len()) }
             td data-label="Last" { @if let Some(last) = delivery.attempts.last() { (attempt_result(last)) } }
             td data-label="Action" {
-                (post_form(&address.clone().segment("replay"), request.csrf(),
-                    &[("return", &request.address)],
-                    if delivery.state == "pending" { "Attempt now" } else { "Replay" }, ""))
+                @if may_replay {
+                    (post_form(&address.clone().segment("replay"), request.csrf(),
+                        &[("return", &request.address)],
+                        if delivery.state == "pending" { "Attempt now" } else { "Replay" }, ""))
+                }
             }
         }
     }

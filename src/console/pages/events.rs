@@ -9,7 +9,7 @@ use crate::console::model::{Event, List};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
-use crate::console::rights::Right;
+use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, copy_button, empty, hint, pager, plural, shorten, state_pill, time,
 };
@@ -42,11 +42,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         }
         other => other?,
     };
+    let rights = Rights::read(request).await;
     let main = html! {
         div.title {
             h1 { "Events" }
             div.actions {
-                @if request.scope.namespace().is_some() {
+                @if request.scope.namespace().is_some() && rights.may(Right::Publish) {
                     a.button href=(request.scope.page("send")) { "Send a test event" }
                 }
             }
@@ -120,7 +121,7 @@ pub fn table(events: &[Event], scope: &Scope) -> Markup {
                             @if with_namespace { td data-label="Namespace" { (event.namespace) } }
                             td data-label="Origin" { (event.origin) }
                             td data-label="Outcome" { (state_pill(&event.outcome)) }
-                            td data-label="Deliveries" { (counts(event)) }
+                            td data-label="Deliveries" title=(event.hooks.iter().take(20).cloned().collect::<Vec<_>>().join(", ")) { (counts(event)) }
                         }
                     }
                 }

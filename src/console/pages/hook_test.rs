@@ -78,7 +78,6 @@ fn page(
 ) -> Page {
     let name = request.parameter("name");
     let own = request.scope.page("hooks").segment(name);
-    let with_event = form.get("with") == "event" || (!form.has("with") && !form.get("event").is_empty());
     let main = html! {
         p.crumbs { a href=(request.scope.page("hooks")) { "Hooks" } " / " a href=(own) { (name) } }
         div.title { h1 { "Test " (name) } }
@@ -89,6 +88,15 @@ fn page(
             },
             None => p { "The hook is run once, now: its receiver gets the request. Nothing is stored, and its filter does not apply." },
         }
+        @if rights.may(Right::Test) { (run_form(request, form, rights)) } @else { (hint("Testing the hook", Right::Test)) }
+    };
+    Page { id: "hook-test", title: format!("Test {name}"), section: Section::Hooks, main, is_live: false }
+}
+
+fn run_form(request: &PageRequest, form: &Form, rights: &Rights) -> Markup {
+    let own = request.scope.page("hooks").segment(request.parameter("name"));
+    let with_event = form.get("with") == "event" || (!form.has("with") && !form.get("event").is_empty());
+    html! {
         section.card aria-labelledby="form-title" {
             h2 #form-title { "Run it with" }
             form.stack method="post" action=(own.clone().segment("test")) {
@@ -109,8 +117,7 @@ fn page(
                 div.actions { button.button.primary type="submit" { "Send the test" } (link_button(&own, "Back", "quiet")) }
             }
         }
-    };
-    Page { id: "hook-test", title: format!("Test {name}"), section: Section::Hooks, main, is_live: false }
+    }
 }
 
 fn result_view(result: &TestResult) -> Markup {

@@ -67,11 +67,25 @@ pub fn routes() -> Router<Arc<Console>> {
         ("deliveries/matching/cancel", post(bulk::cancel_matching)),
         ("replays/{id}/cancel", post(replays::cancel)),
     ];
-    of_namespace.into_iter().fold(router, |router, (path, handler)| {
+    let router = of_namespace.into_iter().fold(router, |router, (path, handler)| {
         router.route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
-    })
+    });
+    router.method_not_allowed_fallback(not_allowed)
+}
+
+async fn not_allowed(request: PageRequest) -> Response {
+    request.respond(Err(Problem::new(
+        405,
+        "MethodNotAllowed",
+        "this address is a form's target: open the page and use its buttons",
+    )))
 }
 
 async fn not_found(request: PageRequest) -> Response {
-    request.respond(Err(Problem::not_found("the console has no such page")))
+    // The loopback proxy handles these itself.
+    let detail = match request.address.starts_with("/console/-/") {
+        true => "only `hookstream console` changes objects, with your kubeconfig",
+        false => "the console has no such page",
+    };
+    request.respond(Err(Problem::not_found(detail)))
 }

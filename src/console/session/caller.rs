@@ -1,5 +1,5 @@
-//! Who sends a request: the bearer token of an authenticating proxy, the session of a cookie, or, on a port without a
-//! token, anybody on this machine.
+//! The caller of a request: the bearer token of an authenticating proxy, the session of a cookie, or, on a port without a
+//! token, any local client.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;

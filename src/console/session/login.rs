@@ -30,7 +30,9 @@ const NO_SESSION: &[u8] = b"login";
 
 /// Builds the routes.
 pub fn routes() -> Router<Arc<Console>> {
-    Router::new().route("/console/login", get(show).post(log_in)).route("/console/logout", post(log_out))
+    Router::new()
+        .route("/console/login", get(show).post(log_in))
+        .route("/console/logout", post(log_out).get(|| async { Redirect::to(ROOT) }))
 }
 
 async fn show(State(console): State<Arc<Console>>, uri: Uri, headers: HeaderMap) -> Response {

@@ -1,6 +1,7 @@
 //! The frame of every page: navigation, namespace, search, and the document around it.
 
 use maud::{DOCTYPE, Markup, html};
+use sha2::{Digest, Sha256};
 
 use super::icon::{Icon, icon};
 use super::parts::{csrf_field, notice};
@@ -81,9 +82,18 @@ pub fn done_message(done: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns a hash by which a content is recognized.
+pub fn content_hash(content: &str) -> String {
+    let mut hash = hex::encode(Sha256::digest(content));
+    hash.truncate(32);
+    hash
+}
+
 /// Builds the document of a page.
 pub fn document(page: &Page, shell: &Shell<'_>) -> Markup {
-    let live = page.is_live.then(|| Path::new("/console/live").query("path", shell.address));
+    let live = page.is_live.then(|| {
+        Path::new("/console/live").query("path", shell.address).query("seen", &content_hash(&page.main.0))
+    });
     let main = html! {
         main #main tabindex="-1" {
             @if let Some(done) = shell.done { (notice("good", done)) }

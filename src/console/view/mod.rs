@@ -10,7 +10,7 @@ mod text;
 use axum::response::Html;
 pub use icon::{icon, verdict_icon};
 pub use json::json_viewer;
-pub use layout::{Page, Section, Shell, document, done_message, login, problem};
+pub use layout::{Page, Section, Shell, content_hash, document, done_message, login, problem};
 use maud::Markup;
 pub use parts::{
     button, command, copy_button, csrf_field, definition, empty, hint, link_button, notice, pager, post_form,

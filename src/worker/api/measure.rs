@@ -107,7 +107,7 @@ impl StatusSources {
     async fn measure_now(&self) -> Result<StoreMeasurement, StoreError> {
         let started = Instant::now();
         let mut measured = StoreMeasurement::default();
-        for backlog in self.store.backlog().await? {
+        for backlog in self.store.backlog_of_all_workers().await? {
             let uid = backlog.hook.uid.clone();
             if measured.backlogs.len() >= MAX_MEASURED_HOOKS || started.elapsed() > MAX_MEASURE_TIME {
                 measured.unmeasured.insert(uid);

@@ -19,6 +19,7 @@ mod kong;
 mod measure;
 mod objects;
 mod openapi;
+mod outcome_filter;
 mod page;
 mod query;
 mod rates;

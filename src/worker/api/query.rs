@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::form_urlencoded;
 
+use super::outcome_filter::{OutcomeFilter, REASON, STATUS};
 use super::page::distinct_states;
 use super::state::MAX_EVENT_ID;
 use crate::core::names::is_object_name;
@@ -16,7 +17,7 @@ use crate::worker::store::{DeliveryFilter, DeliverySeq, DeliveryState};
 
 /// Deliveries on a page: the default and the maximum.
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
+pub const MAX_LIMIT: usize = 500;
 /// Deliveries a second of a bulk replay: the default and the maximum.
 const DEFAULT_RATE: u32 = 50;
 const MAX_RATE: u32 = 10_000;
@@ -29,6 +30,7 @@ pub struct ListQuery {
     pub filter: DeliveryFilter,
     /// Empty: all.
     pub states: Vec<DeliveryState>,
+    pub outcome: OutcomeFilter,
     pub page: Page,
 }
 
@@ -91,12 +93,14 @@ pub const LIMIT: Parameter = Parameter::number("limit", "The most items, 1 to 50
 pub const CONTINUE: Parameter = Parameter::text("continue", "The token of the last page");
 
 /// The parameters of a list of deliveries.
-pub const LIST_PARAMETERS: [Parameter; 7] = [
+pub const LIST_PARAMETERS: [Parameter; 9] = [
     Parameter::text("hook", "The name of the hook"),
-    Parameter::text(
+    Parameter::list(
         "state",
         "One or several of pending, delivered, dead, dropped, cancelled, separated by commas",
     ),
+    REASON,
+    STATUS,
     Parameter::text("event", "The event's id"),
     SINCE,
     UNTIL,
@@ -124,7 +128,8 @@ pub fn parse_page_parameter(name: &str, value: &str, page: &mut Page) -> Result<
 /// Parses the query of a list.
 pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<ListQuery, HttpProblem> {
     let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
-    let mut list = ListQuery { filter, states: Vec::new(), page: Page::default() };
+    let mut list =
+        ListQuery { filter, states: Vec::new(), outcome: OutcomeFilter::default(), page: Page::default() };
     for (name, value) in parse_parameters(query, &LIST_PARAMETERS)? {
         let filter = &mut list.filter;
         match name {
@@ -133,6 +138,8 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
                 let states = value.split(',').map(parse_state).collect::<Result<_, _>>()?;
                 list.states = distinct_states(states);
             }
+            "reason" => list.outcome.set_reasons(&value)?,
+            "status" => list.outcome.set_statuses(&value)?,
             "event" => filter.event = Some(parse_event_id(value)?),
             "since" | "until" => {
                 let at = parse_time_or_age(&value, now).map_err(|why| invalid_parameter(name, why))?;
@@ -335,7 +342,7 @@ mod tests {
         assert_eq!(default.filter, DeliveryFilter { namespace: "n".into(), ..DeliveryFilter::default() });
         let next = page_token(42);
         let query = format!(
-            "hook=a.b-c&state=dead,pending,dead&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
+            "hook=a.b-c&state=dead&state=pending,dead&status=5xx&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
         );
         let all = parse_list("n", Some(&query), NOW).unwrap();
         let filter = DeliveryFilter {
@@ -347,7 +354,9 @@ mod tests {
             until: Some(NOW),
         };
         let states = vec![DeliveryState::Pending, DeliveryState::Dead];
-        assert_eq!(all, ListQuery { filter, states, page: Page { before: Some(42), limit: 500 } });
+        let mut outcome = OutcomeFilter::default();
+        outcome.set_statuses("5xx").unwrap();
+        assert_eq!(all, ListQuery { filter, states, outcome, page: Page { before: Some(42), limit: 500 } });
     }
 
     #[test]
@@ -359,6 +368,8 @@ mod tests {
             ("hook=a&hook=b", "hook is given twice"),
             ("state=Dead", "state must be one of pending, delivered"),
             ("state=dead,", "state must be one of"),
+            ("reason=-", "reason must be"),
+            ("status=6xx", "status must be"),
             ("event=", "event must be"),
             ("since=1d", "since must be a time"),
             ("until=x", "until must be a time"),

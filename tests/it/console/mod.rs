@@ -1,5 +1,8 @@
-//! `hookstream console`. The pages are tested in a browser: tests/browser.
+//! The web console over HTTP, and `hookstream console`. The pages in a browser are tested in tests/browser.
 
 mod cluster_proxy;
+mod http;
+mod http_changes;
+mod http_rights;
 mod proxy;
 mod renewal;

@@ -21,11 +21,14 @@ use crate::api::{EventHook, HandlerKind};
 use crate::cluster::{DeserializeGuard, Permission};
 use crate::core::hook::RequestTarget;
 use crate::core::time::Millis;
+use crate::metrics::HookTimes;
 use crate::worker::api::keyset::{Positioned, page};
 use crate::worker::api::measure::StoreMeasurement;
 use crate::worker::api::scope::{ListScope, covers};
 use crate::worker::api::state::{ApiState, RESOURCE};
+use crate::worker::breaker_reports::BreakerReports;
 use crate::worker::hooks::HookState;
+use crate::worker::index::HookIndex;
 use crate::worker::problem::HttpProblem;
 
 /// A page of hooks.
@@ -92,22 +95,24 @@ pub async fn list(
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     let query = parse_hooks(uri.query())?;
     let measured = api.status.measure_for_list().await;
-    let list = move || build_list(&api, &scope, &query, measured.as_deref());
+    let list = move || {
+        let facts = HookFacts::new(&api, measured.as_deref());
+        build_list(&facts, api.view.hooks.state(), &scope, &query)
+    };
     let list = tokio::task::spawn_blocking(list).await;
     list.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the hooks could not be listed"))
 }
 
 fn build_list(
-    api: &ApiState,
+    facts: &HookFacts<'_>,
+    hooks: Vec<Arc<DeserializeGuard<EventHook>>>,
     scope: &str,
     query: &HookQuery,
-    measured: Option<&StoreMeasurement>,
 ) -> HookListResponse {
-    let facts = HookFacts { api, measured };
     let mut counts: BTreeMap<&'static str, usize> =
         ShownState::iter().map(|state| (state.into(), 0)).collect();
     let mut candidates = Vec::new();
-    for guard in api.view.hooks.state() {
+    for guard in hooks {
         let meta = guard.meta();
         if !covers(scope, meta.namespace.as_deref().unwrap_or_default()) || !is_selected(&guard, query) {
             continue;
@@ -145,15 +150,22 @@ fn is_selected(guard: &DeserializeGuard<EventHook>, query: &HookQuery) -> bool {
 
 /// What the worker knows of hooks besides their objects.
 pub(super) struct HookFacts<'a> {
-    pub api: &'a ApiState,
+    index: &'a HookIndex,
+    breakers: &'a BreakerReports,
+    times: &'a HookTimes,
     /// None: unknown.
-    pub measured: Option<&'a StoreMeasurement>,
+    measured: Option<&'a StoreMeasurement>,
 }
 
-impl HookFacts<'_> {
+impl<'a> HookFacts<'a> {
+    pub fn new(api: &'a ApiState, measured: Option<&'a StoreMeasurement>) -> Self {
+        let (breakers, times) = (&api.reports.breakers, &api.metrics.hook_times);
+        HookFacts { index: &api.index, breakers, times, measured }
+    }
+
     fn state(&self, guard: &DeserializeGuard<EventHook>, uid: &str) -> ShownState {
-        let hook = self.api.index.get(uid);
-        standing(guard, hook.as_deref(), self.api.reports.breakers.get(uid)).state
+        let hook = self.index.get(uid);
+        standing(guard, hook.as_deref(), self.breakers.get(uid)).state
     }
 
     /// Returns the rank of a hook: lower ones come first, hooks without a value last.
@@ -178,7 +190,7 @@ impl HookFacts<'_> {
             HookOrder::LastSuccess => self.last_success(guard, uid).map(|success| success.0),
             // In microseconds.
             HookOrder::P95 => {
-                let times = self.api.metrics.hook_times.get(uid).and_then(|times| times.p95);
+                let times = self.times.get(uid).and_then(|times| times.p95);
                 times.map(|p95| ((p95 * 1000.0) as i64).saturating_neg())
             }
         };
@@ -187,7 +199,7 @@ impl HookFacts<'_> {
 
     /// Returns the last success that this worker has seen or that the object reports.
     fn last_success(&self, guard: &DeserializeGuard<EventHook>, uid: &str) -> Option<Millis> {
-        let seen = self.api.metrics.hook_times.get(uid).and_then(|times| times.last_success);
+        let seen = self.times.get(uid).and_then(|times| times.last_success);
         let object = guard.0.as_ref().ok();
         let report =
             object.and_then(|hook| hook.status.as_ref()?.delivery.as_deref()?.last_success.as_deref());
@@ -197,8 +209,8 @@ impl HookFacts<'_> {
     pub fn summary(&self, guard: &DeserializeGuard<EventHook>) -> HookSummaryResponse {
         let meta = guard.meta();
         let uid = meta.uid.as_deref().unwrap_or_default();
-        let hook = self.api.index.get(uid);
-        let breaker = self.api.reports.breakers.get(uid);
+        let hook = self.index.get(uid);
+        let breaker = self.breakers.get(uid);
         let Standing { state, reason, message, since } = standing(guard, hook.as_deref(), breaker);
         let backlog = self.measured.and_then(|measured| measured.backlog(uid));
         let (source, event) = source_of(guard);
@@ -217,7 +229,7 @@ impl HookFacts<'_> {
             pending: backlog.map(|backlog| backlog.pending),
             oldest_time: backlog.and_then(|backlog| backlog.oldest).map(Millis::rfc3339),
             last_success_time: self.last_success(guard, uid).map(Millis::rfc3339),
-            p95_ms: self.api.metrics.hook_times.get(uid).and_then(|times| times.p95),
+            p95_ms: self.times.get(uid).and_then(|times| times.p95),
         }
     }
 }
@@ -230,4 +242,71 @@ fn handler_of(state: &HookState) -> (Option<HandlerKind>, Option<String>) {
         Some(RequestTarget::Secret(_)) | None => None,
     };
     (Some(hook.handler.kind()), host)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::worker::index::testing::hook;
+
+    /// Returns every page of a query.
+    fn list_all(
+        facts: &HookFacts<'_>,
+        hooks: &[Arc<DeserializeGuard<EventHook>>],
+        query: &str,
+    ) -> Vec<HookListResponse> {
+        let (mut pages, mut token) = (Vec::new(), None::<String>);
+        loop {
+            let next = token.map(|token| format!("&continue={token}")).unwrap_or_default();
+            let parsed = parse_hooks(Some(&format!("{query}{next}"))).unwrap();
+            let page = build_list(facts, hooks.to_vec(), "n", &parsed);
+            token = page.next.clone();
+            pages.push(page);
+            if token.is_none() {
+                return pages;
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_thousands_of_hooks_have_each_hook_once_in_order() {
+        const HOOKS: u64 = 3000;
+        let (index, breakers, times) =
+            (HookIndex::default(), BreakerReports::default(), HookTimes::default());
+        let hooks: Vec<_> = (0..HOOKS)
+            .map(|n| {
+                let spec = json!({"event": format!("e{}", n % 3), "delivery": {"paused": n % 2 == 0}});
+                let guard = hook(&format!("h-{n}"), &n.to_string(), spec);
+                index.upsert(&guard);
+                if n % 5 == 0 {
+                    times.record(&n.to_string().into(), Duration::from_millis(n), Some(Millis(n as i64)));
+                }
+                Arc::new(guard)
+            })
+            .collect();
+        let facts = HookFacts { index: &index, breakers: &breakers, times: &times, measured: None };
+        for order in ["name", "state", "pending", "oldest", "lastSuccess", "p95"] {
+            let pages = list_all(&facts, &hooks, &format!("sort={order}&limit=470"));
+            let names: HashSet<_> =
+                pages.iter().flat_map(|page| &page.items).map(|hook| &hook.name).collect();
+            let listed: usize = pages.iter().map(|page| page.items.len()).sum();
+            assert_eq!((names.len() as u64, listed as u64, pages.len()), (HOOKS, HOOKS, 7), "{order}");
+            assert_eq!(pages[0].counts["paused"], 1500);
+        }
+        let slowest = &list_all(&facts, &hooks, "sort=p95&limit=500")[0].items;
+        assert!(
+            slowest[..100].is_sorted_by(|a, b| a.p95_ms >= b.p95_ms) && slowest[0].p95_ms.unwrap() > 2000.0
+        );
+        assert_eq!(slowest[0].pending, None, "nothing was measured");
+        let paused = list_all(&facts, &hooks, "state=paused&event=e1&name=9&limit=500");
+        assert!(paused.iter().flat_map(|page| &page.items).all(|hook| {
+            hook.state == ShownState::Paused && hook.event.as_deref() == Some("e1") && hook.name.contains('9')
+        }));
+        assert!(build_list(&facts, hooks, "other", &parse_hooks(None).unwrap()).items.is_empty());
+    }
 }

@@ -126,7 +126,7 @@ pub async fn show(
     query::reject_parameters(uri.query())?;
     let guard = find(&api, &path)?;
     let measured = api.status.measure_for_list().await;
-    let summary = HookFacts { api: &api, measured: measured.as_deref() }.summary(&guard);
+    let summary = HookFacts::new(&api, measured.as_deref()).summary(&guard);
     Ok(Json(HookDetailResponse::of(&api, &guard, summary)))
 }
 
