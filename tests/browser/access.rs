@@ -3,7 +3,7 @@
 use super::driver::Browser;
 use super::seeded::{ORDER, Seeded};
 use crate::harness::watchdog;
-use crate::harness::worker::{Worker, create_accounts};
+use crate::harness::worker::{Worker, create_accounts, key_ring_secret};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: make test runs it where Chromium is"]
@@ -41,6 +41,7 @@ async fn user_without_rights_is_told_the_role_needs_chromium() {
     let name = namespace.name.clone();
     let list = "[{apiGroups: [hookstream.dev], resources: [deliveries], verbs: [get, list]}]";
     namespace.service_account("lists", list).await;
+    namespace.apply(&key_ring_secret()).await.expect("the key ring");
     let worker = Worker::start(namespace, kubeconfig, &[]).await;
     let publisher = worker.namespace.token("publisher", &["hookstream"]).await;
     let (status, body) = worker.publish(&name, Some(&publisher), "e-1").await;

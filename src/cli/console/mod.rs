@@ -29,6 +29,9 @@ use open::{open_browser, watch_enter};
 use proxy::ConsoleProxy;
 use upstream::ConsoleUpstream;
 
+use crate::console::ROOT;
+use crate::core::names::is_namespace;
+
 /// Open the worker's web console in the browser.
 ///
 /// Listens on a loopback address and forwards the console's pages to the worker, as a ServiceAccount with a short-lived
@@ -67,10 +70,11 @@ pub async fn run(args: Args) -> CommandResult {
     let upstream = ConsoleUpstream::new(route, cluster.is_some().then_some(header))?;
     let listener = args.listen.bind("--listen").await?;
     let address = listener.local_addr().or_fail(|| "listening".into())?;
-    upstream.probe().await?;
+    let start = start_page(&args.api.caller.namespace)?;
+    upstream.probe(&start).await?;
     eprintln!("hookstream: target: {}", upstream.target());
     let gate = BrowserGate::new(address.to_string(), address.port())?;
-    let proxy = Arc::new(ConsoleProxy::new(gate, upstream, ConsoleActions::new(cluster, form_key)));
+    let proxy = Arc::new(ConsoleProxy::new(gate, upstream, ConsoleActions::new(cluster, form_key), start));
 
     let link = proxy.gate.create_link(Instant::now())?;
     print_line(&link);
@@ -96,4 +100,16 @@ pub async fn run(args: Args) -> CommandResult {
         () = stop => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the first page: the overview of the namespace, because few accounts may read all of them.
+fn start_page(namespace: &str) -> Result<String, Failure> {
+    match namespace {
+        "" => Ok(ROOT.to_owned()),
+        name if is_namespace(name) => Ok(format!("{ROOT}namespaces/{name}")),
+        name => Err(Failure::new(format!(
+            "'{}' is not a valid namespace name (--namespace)",
+            name.escape_default()
+        ))),
+    }
 }

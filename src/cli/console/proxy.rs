@@ -28,12 +28,14 @@ pub struct ConsoleProxy {
     pub gate: BrowserGate,
     upstream: ConsoleUpstream,
     actions: ConsoleActions,
+    /// The path of the first page.
+    start: String,
     slots: Arc<Semaphore>,
 }
 
 impl ConsoleProxy {
-    pub fn new(gate: BrowserGate, upstream: ConsoleUpstream, actions: ConsoleActions) -> Self {
-        ConsoleProxy { gate, upstream, actions, slots: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    pub fn new(gate: BrowserGate, upstream: ConsoleUpstream, actions: ConsoleActions, start: String) -> Self {
+        ConsoleProxy { gate, upstream, actions, start, slots: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
     /// Builds the router.
@@ -53,7 +55,7 @@ impl ConsoleProxy {
         }
         self.gate.check_session(request.headers()).map_err(rejection)?;
         if matches!(uri.path(), "/" | "/console") {
-            return Ok(see_other("/console/"));
+            return Ok(see_other(&self.start));
         }
         if let Some(action) = uri.path().strip_prefix(ACTION_PATH) {
             if method != Method::POST {
@@ -73,7 +75,7 @@ impl ConsoleProxy {
 
     fn open_link(&self, request: &Request) -> Result<Response, GateRejection> {
         let cookie = self.gate.redeem(request.uri(), request.headers(), Instant::now())?;
-        let mut response = see_other("/console/");
+        let mut response = see_other(&self.start);
         // The link must not reach the next page, although it is spent.
         response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {

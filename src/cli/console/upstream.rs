@@ -102,11 +102,11 @@ impl ConsoleUpstream {
         &self.target
     }
 
-    /// Requests the first page. Fails with one line if the worker cannot be reached, rejects the token or has no console.
-    pub async fn probe(&self) -> Result<(), Failure> {
+    /// Requests a page. Fails with one line if the worker cannot be reached, rejects the token or has no console.
+    pub async fn probe(&self, page: &str) -> Result<(), Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/html"));
-        let target = "/console/".to_owned();
+        let target = page.to_owned();
         let response =
             self.send(UpstreamRequest { method: Method::GET, target, headers, body: Bytes::new() }).await?;
         match response.status() {

@@ -67,6 +67,8 @@ async fn console_through_the_api_server_needs_address() {
     .await;
     let console = Console::start(&args, &envs).await;
     let cookie = console.open().await;
+    let start = console.get("/", &cookie).send().await.unwrap();
+    assert_eq!(redirect(&start), (303, format!("/console/namespaces/{name}").as_str()));
 
     // Pages arrive as the worker sent them, although the API server rewrites HTML and redirects.
     let response = console.get("/console/hooks?q=%3Cscript%3E", &cookie).send().await.unwrap();

@@ -169,7 +169,11 @@ async fn hostile_events_and_receivers_are_escaped() {
     assert!(status == 202 || status == 400, "{status}");
     receiver.wait_for(1, DEADLINE).await;
     eventually(DEADLINE, "the delivery to die", async || {
-        if list_deliveries(&standalone, "state=dead").await.len() == 1 { Ok(()) } else { Err("pending".to_owned()) }
+        if list_deliveries(&standalone, "state=dead").await.len() == 1 {
+            Ok(())
+        } else {
+            Err("pending".to_owned())
+        }
     })
     .await;
     let encoded: String = url::form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
@@ -294,7 +298,11 @@ async fn no_secret_is_on_any_page() {
     standalone.publish_accepted(&event("1")).await;
     receiver.wait_for(1, DEADLINE).await;
     eventually(DEADLINE, "the delivery to die", async || {
-        if list_deliveries(&standalone, "state=dead").await.len() == 1 { Ok(()) } else { Err("pending".to_owned()) }
+        if list_deliveries(&standalone, "state=dead").await.len() == 1 {
+            Ok(())
+        } else {
+            Err("pending".to_owned())
+        }
     })
     .await;
     let id = list_deliveries(&standalone, "state=dead").await[0]["id"].as_str().unwrap().to_owned();

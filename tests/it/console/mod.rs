@@ -5,3 +5,4 @@ mod http;
 mod http_changes;
 mod http_rights;
 mod proxy;
+mod renewal;

@@ -38,7 +38,8 @@ impl Console {
     /// Opens the link. Returns the cookie.
     pub async fn open(&self) -> String {
         let response = self.client.get(&self.link).send().await.unwrap();
-        assert_eq!(redirect(&response), (303, "/console/"));
+        let (status, page) = redirect(&response);
+        assert!(status == 303 && page.starts_with("/console/"), "{status}: {page}");
         assert_eq!(response.headers()["referrer-policy"], "no-referrer");
         assert_eq!(response.headers()["cache-control"], "no-store");
         let cookie = response.headers()[SET_COOKIE].to_str().unwrap();
@@ -94,6 +95,7 @@ async fn only_the_browser_with_the_link_gets_pages() {
     assert_eq!(status, 403, "a prefetch must not spend the link");
 
     let cookie = console.open().await;
+    assert_eq!(redirect(&console.get("/", &cookie).send().await.unwrap()), (303, "/console/"));
     let (status, body) = text(console.client.get(&console.link)).await;
     assert!(status == 403 && body.contains("used already"), "{status}: {body}");
     assert_eq!(worker.requests().len(), probes, "nothing was forwarded so far");

@@ -113,6 +113,17 @@ impl Service {
     }
 }
 
+/// The key of [`key_ring_secret`].
+pub const KEY: [u8; 32] = [7; 32];
+
+/// Returns the manifest of the key ring, which the controller would create.
+pub fn key_ring_secret() -> String {
+    use base64::prelude::*;
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hookstream-keys"},
+        "data": {"k1": BASE64_STANDARD.encode(KEY)}})
+    .to_string()
+}
+
 /// Creates a namespace with the operator's accounts and two callers, of which one may publish. Returns the namespace and
 /// the kubeconfig of the worker's account.
 pub async fn create_accounts(hint: &str) -> (Namespace, PathBuf) {
