@@ -71,7 +71,18 @@ fn verdict(status: &Status, hooks: &HookList) -> Verdict {
     if let Some(closed) = &status.disk.closed {
         return Verdict { class: "bad", text: format!("The worker accepts no events: {closed}.") };
     }
+    let dead = status.dead_letters.last_day;
     match (failing, held) {
+        (0, 0) if dead > 0 => {
+            let number = match status.dead_letters.exact {
+                true => plural(dead, "delivery", "deliveries"),
+                false => format!("more than {} deliveries", count(dead)),
+            };
+            Verdict {
+                class: "warn",
+                text: format!("Receivers answer, but {number} became dead letters in the last 24 hours."),
+            }
+        }
         (0, 0) if status.healthy => {
             Verdict { class: "good", text: "Everything that is not paused delivers.".to_owned() }
         }
