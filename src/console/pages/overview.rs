@@ -34,7 +34,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let total: u64 = hooks.counts.values().sum();
     let main = html! {
         div.title { h1 { "Overview" } @if let Some(namespace) = scope.namespace() { span.muted { (namespace) } } }
-        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (verdict.text) } }
+        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span {
+                (verdict.text)
+                @if status.dead_letters.last_day > 0 {
+                    " " a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
+                }
+            } }
         @if total == 0 { (first_steps()) }
         (states(scope, &hooks, &status))
         (traffic(&rates))
