@@ -104,23 +104,30 @@ async fn follow(
     pages: Router,
 ) -> Response {
     let path = local_path(page.query.get("path")).to_owned();
+    let headers = session_headers(request.headers());
+    let mut renderer = Renderer { pages, path, headers };
+    // Before it takes a place: a caller whom the API rejects takes none.
+    let started = Instant::now();
+    let content = match renderer.render().await {
+        Ok(content) => content,
+        Err(status) => return (status, "the page is not available").into_response(),
+    };
+    let render_time = started.elapsed();
     let Some(permit) = console.live.acquire(page.caller.identity()) else {
         return (StatusCode::TOO_MANY_REQUESTS, "too many open pages are updated at the moment")
             .into_response();
     };
     let follower = Follower {
-        pages,
-        path,
-        headers: session_headers(request.headers()),
+        renderer,
         ends: page.caller.expires(),
         stop: console.live.stop.clone(),
-        started: Instant::now(),
-        // The page has this content already.
+        started,
+        // The page may have this content already.
         sent: page.query.get("seen").to_owned(),
+        first: Some(content),
         sent_at: Instant::now(),
-        is_started: false,
         is_ended: false,
-        render_time: Duration::ZERO,
+        render_time,
         permit,
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -147,18 +154,49 @@ fn session_headers(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Renders a page until it ends.
-struct Follower {
+/// Renders a page with its user's session.
+struct Renderer {
     pages: Router,
     path: String,
     headers: HeaderMap,
+}
+
+impl Renderer {
+    /// Renders the content. Fails with the status of a page that is not available to the user.
+    async fn render(&mut self) -> Result<String, StatusCode> {
+        let failed = StatusCode::INTERNAL_SERVER_ERROR;
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .uri(&self.path)
+            .body(Body::empty())
+            .map_err(|_| StatusCode::BAD_REQUEST)?;
+        *request.headers_mut() = self.headers.clone();
+        request.extensions_mut().insert(FragmentOnly);
+        let Ok(response) = self.pages.call(request).await;
+        let status = response.status();
+        if status.is_redirection() {
+            // To the log-in.
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        if !status.is_success() {
+            return Err(status);
+        }
+        let body = Limited::new(response.into_body(), MAX_CONTENT).collect().await.map_err(|_| failed)?;
+        String::from_utf8(body.to_bytes().to_vec()).map_err(|_| failed)
+    }
+}
+
+/// Renders a page until it ends.
+struct Follower {
+    renderer: Renderer,
     /// When the session ends.
     ends: Option<Millis>,
     stop: CancellationToken,
     started: Instant,
     /// The hash of the content that the browser has.
     sent: String,
-    is_started: bool,
+    /// The content from before the stream began.
+    first: Option<String>,
     sent_at: Instant,
     is_ended: bool,
     /// How long the last rendering took.
@@ -173,33 +211,39 @@ impl Follower {
             if self.is_ended || self.started.elapsed() > MAX_LIFETIME {
                 return None;
             }
-            if self.is_started {
-                tokio::select! {
-                    () = self.stop.cancelled() => return None,
-                    () = tokio::time::sleep(self.pause()) => {}
-                }
-            } else {
-                // At once, so that the browser learns that the stream is open.
-                self.is_started = true;
-                return Some(Bytes::from_static(b": open\n\n"));
+            if let Some(content) = self.first.take() {
+                // Something at once, so that the browser learns that the stream is open.
+                return Some(self.changed(&content).unwrap_or(Bytes::from_static(b": open\n\n")));
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = tokio::time::sleep(self.pause()) => {}
             }
             if self.ends.is_some_and(|ends| ends <= Millis::now()) {
                 return self.end();
             }
             let started = Instant::now();
-            let Some(content) = self.render().await else { return self.end() };
+            let Ok(content) = self.renderer.render().await else { return self.end() };
             self.render_time = started.elapsed();
-            let hash = view::content_hash(&content);
-            if self.sent != hash {
-                self.sent = hash;
-                self.sent_at = Instant::now();
-                return Some(event(&content));
+            if let Some(event) = self.changed(&content) {
+                return Some(event);
             }
             if self.sent_at.elapsed() > KEEP_ALIVE {
                 self.sent_at = Instant::now();
                 return Some(Bytes::from_static(b": still here\n\n"));
             }
         }
+    }
+
+    /// Returns the event of a content that the browser does not have.
+    fn changed(&mut self, content: &str) -> Option<Bytes> {
+        let hash = view::content_hash(content);
+        if self.sent == hash {
+            return None;
+        }
+        self.sent = hash;
+        self.sent_at = Instant::now();
+        Some(event(content))
     }
 
     /// Ends the stream for good: the user must reload the page, to log in or to see what is wrong.
@@ -212,19 +256,6 @@ impl Follower {
     fn pause(&self) -> Duration {
         let open = u32::try_from(self.permit.open_streams()).unwrap_or(u32::MAX);
         self.render_time.saturating_mul(SHARE.saturating_mul(open)).clamp(INTERVAL, MAX_INTERVAL)
-    }
-
-    /// Renders the content. None: the page is not available to the user any more.
-    async fn render(&mut self) -> Option<String> {
-        let mut request = Request::builder().method(Method::GET).uri(&self.path).body(Body::empty()).ok()?;
-        *request.headers_mut() = self.headers.clone();
-        request.extensions_mut().insert(FragmentOnly);
-        let Ok(response) = self.pages.call(request).await;
-        if !response.status().is_success() {
-            return None;
-        }
-        let body = Limited::new(response.into_body(), MAX_CONTENT).collect().await.ok()?.to_bytes();
-        String::from_utf8(body.to_vec()).ok()
     }
 }
 

@@ -268,8 +268,8 @@ pub struct Replay {
     pub rate: u32,
     pub started_time: String,
     pub replayed: u64,
-    /// The deliveries that it replays, if they were counted.
-    #[serde(default)]
+    /// The deliveries that it replays, if the page counted them.
+    #[serde(skip)]
     pub total: Option<u64>,
     pub done: bool,
     pub cancelled: bool,

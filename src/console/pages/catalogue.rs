@@ -43,9 +43,17 @@ async fn of_namespace(request: &PageRequest) -> Result<Markup, Problem> {
         @if found.items.is_empty() {
             (empty("No sources", html! { p { "A source appears here when a hook names it." } }))
         }
-        @for source in &found.items { (source_view(request, source)) }
+        @for source in sorted(&found.items) { (source_view(request, source)) }
         @if found.truncated { p.hint { "More events are named by hooks than are shown." } }
     })
+}
+
+/// Sorts the sources that hooks of the namespace receive to the front.
+fn sorted(sources: &[Source]) -> Vec<&Source> {
+    let is_used = |source: &Source| source.hooks > 0 || source.events.iter().any(|event| event.hooks > 0);
+    let mut sorted: Vec<&Source> = sources.iter().collect();
+    sorted.sort_by_key(|source| !is_used(source));
+    sorted
 }
 
 /// Evaluates the filter of the query, if there is one.
@@ -147,7 +155,7 @@ fn source_view(request: &PageRequest, source: &Source) -> Markup {
                     @if source.hooks > 0 { ", " (plural(source.hooks, "hook receives", "hooks receive")) " every event" }
                 }
             }
-            @for event in &source.events { (event_view(request, source, event)) }
+            div.source-events { @for event in &source.events { (event_view(request, source, event)) } }
         }
     }
 }

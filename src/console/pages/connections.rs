@@ -89,12 +89,12 @@ fn row(request: &PageRequest, object: &Object) -> Markup {
             td.wide data-label="Last error" {
                 @if let Some(error) = &object.last_error {
                     @if let Some(status) = error.http_status { (status) ": " }
-                    (error.message)
+                    @if object.message.contains(&error.message) { "the same" } @else { (error.message) }
                     @if let Some(at) = &error.time { div.hint { (time(at)) } }
                 }
             }
             td data-label="Since" { @if let Some(since) = &object.since { (time(since)) } }
-            td data-label="Action" {
+            td.nowrap data-label="Action" {
                 @if object.stream.as_ref().is_some_and(|stream| stream.disabled_by_vendor) {
                     (short_action(request, Action::ResumeAfterFailure, &object.kind, &object.namespace, &object.name))
                 }

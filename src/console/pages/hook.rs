@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use maud::{Markup, html};
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::deliveries::{self, link};
@@ -13,12 +14,16 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, copy_button, count, definition, duration, empty, hint, icon, link_button, post_form,
-    state_pill, time, verdict_icon,
+    Page, Section, copy_button, count, definition, duration, empty, hint, icon, link_button, plural,
+    post_form, state_pill, time, verdict_icon,
 };
 
 /// Deliveries that the page shows.
 const SHOWN: &str = "20";
+
+/// The age of dead letters that the page counts, and how many at most.
+const DEAD_AGE: &str = "24h";
+const MAX_DEAD: usize = 100;
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
@@ -29,10 +34,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let hook: HookDetail = request.api.get(&scope.api("hooks").segment(name)).await?;
     let path = scope.api("deliveries").query("hook", name).query("limit", SHOWN);
     let shown: List<Delivery> = request.api.get(&path).await?;
+    let dead = recent_dead_letters(request, name).await?;
     let rights = Rights::read(request).await;
     let own = scope.page("hooks").segment(name);
     let summary = &hook.hook;
-    let class = class_of(&summary.state);
+    let class =
+        if dead.is_some() && summary.state == "delivering" { "warn" } else { class_of(&summary.state) };
     let main = html! {
         p.crumbs { a href=(scope.page("hooks")) { "Hooks" } }
         div.title {
@@ -45,7 +52,13 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 }
             }
         }
-        p #verdict class={ "verdict " (class) } { (icon(verdict_icon(class))) span { (sentence(&hook)) } }
+        p #verdict class={ "verdict " (class) } { (icon(verdict_icon(class))) span {
+            (sentence(&hook, dead.is_some()))
+            @if let Some(dead) = &dead {
+                " " a href=(link(scope, &[("hook", name), ("state", "dead"), ("since", DEAD_AGE)])) { (dead) }
+                " became dead letters in the last 24 hours."
+            }
+        } }
         @if !rights.may(Right::Test) { (hint("Testing the hook", Right::Test)) }
         div.grid {
             section.card aria-labelledby="facts" {
@@ -96,6 +109,18 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     Ok(Page { id: "hook", title: summary.name.clone(), section: Section::Hooks, main, is_live: true })
 }
 
+/// Returns the number of deliveries that died recently, as text. None: none did.
+async fn recent_dead_letters(request: &PageRequest, name: &str) -> Result<Option<String>, Problem> {
+    let path = request.scope.api("deliveries").query("hook", name).query("state", "dead");
+    let path = path.query("since", DEAD_AGE).query("limit", &MAX_DEAD.to_string());
+    let found: List<IgnoredAny> = request.api.get(&path).await?;
+    Ok(match (found.items.len(), found.next) {
+        (0, _) => None,
+        (number, None) => Some(plural(number as u64, "delivery", "deliveries")),
+        (number, Some(_)) => Some(format!("More than {number} deliveries")),
+    })
+}
+
 fn class_of(state: &str) -> &'static str {
     match state {
         "delivering" => "good",
@@ -107,7 +132,7 @@ fn class_of(state: &str) -> &'static str {
 }
 
 /// Says in one sentence whether the hook delivers, and why not.
-fn sentence(hook: &HookDetail) -> Markup {
+fn sentence(hook: &HookDetail, has_dead_letters: bool) -> Markup {
     let summary = &hook.hook;
     let message = match &hook.held {
         Some(held) => held.message.as_str(),
@@ -115,6 +140,8 @@ fn sentence(hook: &HookDetail) -> Markup {
     };
     html! {
         @match summary.state.as_str() {
+            // Of a receiver that answers, some deliveries may die nevertheless.
+            "delivering" if has_dead_letters => "The receiver answers",
             "delivering" => "Deliveries succeed",
             "idle" => "It has delivered nothing yet",
             "failing" => "Attempts fail",

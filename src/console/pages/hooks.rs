@@ -87,7 +87,7 @@ pub fn table(hooks: &[Hook], scope: &Scope) -> Markup {
                         th { "State" } th { "Hook" }
                         @if with_namespace { th { "Namespace" } }
                         th { "Source / event" } th { "Receiver" } th { "Why" } th { "Since" }
-                        th.number { "Pending" } th { "Oldest" } th { "Last success" } th.number { "p95" }
+                        th.number { "Pending" } th { "Last success" } th.number { "p95" }
                     }
                 }
                 tbody { @for hook in hooks { (row(hook, with_namespace)) } }
@@ -115,8 +115,8 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
                     Some(pending) => a href=(link(&scope, &[("hook", &hook.name), ("state", "pending")])) { (count(pending)) },
                     None => "",
                 }
+                @if let Some(oldest) = &hook.oldest_time { div.hint { "oldest " (time(oldest)) } }
             }
-            td data-label="Oldest" { @if let Some(oldest) = &hook.oldest_time { (time(oldest)) } }
             td data-label="Last success" { @if let Some(success) = &hook.last_success_time { (time(success)) } }
             td.number data-label="p95" { @if let Some(p95) = hook.p95_ms { (duration(p95.round() as u64)) } }
         }

@@ -34,7 +34,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let total: u64 = hooks.counts.values().sum();
     let main = html! {
         div.title { h1 { "Overview" } @if let Some(namespace) = scope.namespace() { span.muted { (namespace) } } }
-        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (verdict.text) } }
+        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span {
+                (verdict.text)
+                @if status.dead_letters.last_day > 0 {
+                    " " a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
+                }
+            } }
         @if total == 0 { (first_steps()) }
         (states(scope, &hooks, &status))
         (traffic(&rates))
@@ -71,7 +76,18 @@ fn verdict(status: &Status, hooks: &HookList) -> Verdict {
     if let Some(closed) = &status.disk.closed {
         return Verdict { class: "bad", text: format!("The worker accepts no events: {closed}.") };
     }
+    let dead = status.dead_letters.last_day;
     match (failing, held) {
+        (0, 0) if dead > 0 => {
+            let number = match status.dead_letters.exact {
+                true => plural(dead, "delivery", "deliveries"),
+                false => format!("more than {} deliveries", count(dead)),
+            };
+            Verdict {
+                class: "warn",
+                text: format!("Receivers answer, but {number} became dead letters in the last 24 hours."),
+            }
+        }
         (0, 0) if status.healthy => {
             Verdict { class: "good", text: "Everything that is not paused delivers.".to_owned() }
         }

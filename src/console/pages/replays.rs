@@ -5,18 +5,24 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use crate::console::audit;
-use crate::console::model::{List, Replay};
+use crate::console::model::{DryRun, List, Replay};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{ChangeRequest, PageRequest, Scope};
 use crate::console::view::{Page, Section, count, duration, empty, post_form, state_pill, time};
+
+/// The running replays whose deliveries are counted for each page.
+const MAX_COUNTED: usize = 3;
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
 }
 
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
-    let found: List<Replay> = request.api.get(&request.scope.api("replays")).await?;
+    let mut found: List<Replay> = request.api.get(&request.scope.api("replays")).await?;
+    for replay in found.items.iter_mut().filter(|replay| state(replay) == "running").take(MAX_COUNTED) {
+        replay.total = count_total(request, replay).await;
+    }
     let main = html! {
         div.title { h1 { "Replays" } }
         @if found.items.is_empty() {
@@ -29,6 +35,16 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         }
     };
     Ok(Page { id: "replays", title: "Replays".to_owned(), section: Section::Replays, main, is_live: true })
+}
+
+/// Counts the deliveries of a running replay: those that it replayed, and those that still match. None: too many.
+async fn count_total(request: &PageRequest, replay: &Replay) -> Option<u64> {
+    let filter = json!({"hook": replay.hook, "state": replay.state, "event": replay.event, "since": replay.since,
+        "until": replay.until});
+    let path = Scope::of(&replay.namespace).api("deliveries").segment("replay").query("dryRun", "true");
+    let left: DryRun = request.api.post(&path, &filter).await.ok()?;
+    let left = u64::try_from(left.matching).ok().filter(|_| left.is_exact)?;
+    Some(replay.replayed.saturating_add(left))
 }
 
 fn table(request: &PageRequest, replays: &[Replay]) -> Markup {
@@ -125,11 +141,11 @@ mod tests {
                 "until": null, "rate": 50, "startedTime": "2026-01-01T00:00:00Z", "replayed": 100, "done": false,
                 "cancelled": false});
             value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            serde_json::from_value(value).unwrap()
+            Replay { total: Some(600), ..serde_json::from_value(value).unwrap() }
         };
-        assert_eq!(time_left(&replay(json!({"total": 600}))), Some(10_000));
-        assert_eq!(time_left(&replay(json!({}))), None);
-        assert_eq!(time_left(&replay(json!({"total": 600, "cancelled": true}))), None);
+        assert_eq!(time_left(&replay(json!({}))), Some(10_000));
+        assert_eq!(time_left(&Replay { total: None, ..replay(json!({})) }), None);
+        assert_eq!(time_left(&replay(json!({"cancelled": true}))), None);
         assert_eq!(state(&replay(json!({"done": true}))), "done");
         assert_eq!(selection(&replay(json!({"hook": "h"}))), "state dead, hook h");
     }

@@ -49,6 +49,9 @@ async fn show(State(console): State<Arc<Console>>, uri: Uri, headers: HeaderMap)
 }
 
 async fn log_in(State(console): State<Arc<Console>>, request: Request) -> Response {
+    if console.local_access.is_some() {
+        return Redirect::to(ROOT).into_response();
+    }
     let client = request.extensions().get::<ClientAddress>().copied();
     let headers = request.headers().clone();
     let form = match read_form(request).await {

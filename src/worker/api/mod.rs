@@ -16,6 +16,7 @@ mod hold;
 mod hooks;
 mod keyset;
 mod kong;
+mod listing;
 mod measure;
 mod objects;
 mod openapi;

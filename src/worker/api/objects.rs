@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::keyset::{Position, Positioned, page};
+use super::listing;
 use super::query::{
     CONTINUE, LIMIT, Page, Parameter, invalid_parameter, parse_page_parameter, parse_parameters,
 };
@@ -143,8 +144,7 @@ async fn list(
 ) -> Result<Json<ObjectListResponse>, HttpProblem> {
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     let query = parse_query(uri.query())?;
-    let list = tokio::task::spawn_blocking(move || build_list(&api, &scope, &query)).await;
-    list.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the objects could not be listed"))
+    listing::build(move || build_list(&api, &scope, &query)).await.map(Json)
 }
 
 fn parse_query(query: Option<&str>) -> Result<ObjectQuery, HttpProblem> {

@@ -130,7 +130,7 @@ where
     };
     let shown = ShownReadiness::of(found.conditions(), found.meta().generation);
     ObjectResponse {
-        since: shown.since,
+        since: shown.since.map(|since| since.0.to_string()),
         expected: shown.expected,
         ..object(shown.ready, shown.reason, shown.message)
     }

@@ -161,7 +161,7 @@ async fn console_without_rights_needs_address() {
     let receiver = Receiver::start_at((ip, 0).into(), |_, _| page());
     let namespace = serve("norights", ip, &receiver).await;
     let name = namespace.name.clone();
-    let nobody = namespace.service_account("nobody", "[]").await;
+    let stranger = namespace.service_account("stranger", "[]").await;
     let viewer = namespace.service_account("looks", &rights(&json!([]))).await;
     let service = format!("--service={name}/worker-api:api");
     let run = async |kubeconfig: &std::path::Path, args: &[&str]| {
@@ -172,15 +172,15 @@ async fn console_without_rights_needs_address() {
         assert!(status.code() == Some(2) && log.lines().count() == 1, "{status}: {log}");
         log
     };
-    let log = run(&nobody, &[&service, "--service-account", "viewer"]).await;
+    let log = run(&stranger, &[&service, "--service-account", "viewer"]).await;
     assert!(log.contains("requesting a token of ServiceAccount") && log.contains("(403)"), "{log}");
-    let log = run(&nobody, &[&service]).await;
+    let log = run(&stranger, &[&service]).await;
     assert!(log.contains("cannot be reached") && log.contains("(403)"), "{log}");
     let missing = format!("--service={name}/nothing:api");
     let log = run(&viewer, &[&missing, "--service-account", "viewer"]).await;
     assert!(log.contains("nothing") && log.contains("(404)"), "{log}");
 
-    // Who may look may not change.
+    // The right to read does not include the right to change.
     let args = ["-n", &name, &service, "--service-account", "viewer"];
     let envs = [("KUBECONFIG", viewer.to_str().unwrap())];
     eventually(DEADLINE, "the API server to use the endpoints", async || {

@@ -48,6 +48,13 @@ async fn user_sees_and_does_what_the_rights_allow() {
     assert_eq!(status, 403);
     assert!(text.contains("Choose a namespace"), "{text}");
     assert_eq!(get("garbage", &own).await.0, 401);
+    for (token, status) in [("garbage", 401), (reader.as_str(), 403)] {
+        assert_eq!(
+            get(token, &format!("/console/live?path={own}/events")).await.0,
+            status,
+            "no place among the streams"
+        );
+    }
 
     // With the right to read: no payload, no actions, and the roles that have them.
     let event = format!("{own}/event?id=order-1");

@@ -203,10 +203,10 @@ async fn failures_are_one_line() {
     let in_use = holder.local_addr().unwrap().to_string();
     let token = watchdog::unique_path("token");
     std::fs::write(&token, "expired").unwrap();
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let unused = format!("http://127.0.0.1:{}", free_port());
     let url = worker.url();
     for (args, expected) in [
-        (vec!["--url", &nobody], "cannot be reached: Connection refused"),
+        (vec!["--url", &unused], "cannot be reached: Connection refused"),
         (vec!["--url", &url], "has no console: update the worker"),
         (vec!["--url", &url, "--token-file", token.to_str().unwrap()], "rejects the token (401)"),
         (vec!["--url", &url, "--listen", &in_use], "Address already in use"),

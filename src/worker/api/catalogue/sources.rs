@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
+use kube::Resource;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,12 +16,12 @@ use crate::core::auth0_events;
 use crate::core::catalogue::SOURCES;
 use crate::core::catalogue_samples;
 use crate::worker::api::hooks::source_of;
+use crate::worker::api::listing;
 use crate::worker::api::query;
 use crate::worker::api::scope::covers;
 use crate::worker::api::state::{ApiState, RESOURCE};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use kube::Resource;
 
 /// The source of Auth0's events in specs.
 const AUTH0: &str = "auth0";
@@ -75,8 +76,7 @@ pub async fn list(
 ) -> Result<Json<SourceListResponse>, HttpProblem> {
     api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
-    let list = tokio::task::spawn_blocking(move || build_list(&api, &namespace)).await;
-    list.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the sources could not be listed"))
+    listing::build(move || build_list(&api, &namespace)).await.map(Json)
 }
 
 fn build_list(api: &ApiState, namespace: &str) -> SourceListResponse {
