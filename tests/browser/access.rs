@@ -23,7 +23,7 @@ async fn user_logs_in_and_out_needs_chromium() {
     browser.fill("#token", "a-long-token-of-the-test").await;
     browser.click("form[action='/console/login'] button").await;
     browser.find("body[data-page=event]").await;
-    assert_eq!(browser.url().await, page, "log-in leads to the page that was asked for");
+    assert_eq!(browser.url().await, page, "log-in leads to the requested page");
     let cookies = browser.run("return document.cookie").await;
     assert_eq!(cookies, "", "scripts see no session");
     assert!(!browser.source().await.contains("a-long-token-of-the-test"));
@@ -36,7 +36,7 @@ async fn user_logs_in_and_out_needs_chromium() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: make test runs it where Chromium is"]
-async fn user_without_rights_is_told_the_role_needs_chromium() {
+async fn user_without_rights_sees_the_role_needs_chromium() {
     let (namespace, kubeconfig) = create_accounts("console-rights").await;
     let name = namespace.name.clone();
     let list = "[{apiGroups: [hookstream.dev], resources: [deliveries], verbs: [get, list]}]";
@@ -63,7 +63,7 @@ async fn user_without_rights_is_told_the_role_needs_chromium() {
     browser.click("form[action='/console/logout'] button").await;
     browser.find("body[data-page=login]").await;
 
-    // Who may list may not read data, and is told which role may.
+    // An account that lists events sees which role can read their data.
     log_in("lists").await;
     browser.find("body[data-page=events]").await;
     browser.open(&format!("{}/console/namespaces/{name}/event?id=e-1", worker.api)).await;

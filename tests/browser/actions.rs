@@ -1,8 +1,6 @@
 //! What users do: find out why an order did not arrive, replay, cancel, with and without scripts, and with the keyboard only.
 
-use thirtyfour::Key;
-
-use super::driver::Browser;
+use super::driver::{Browser, ENTER, TAB};
 use super::seeded::{ORDER, Seeded};
 use crate::harness::{DEADLINE, Reply, eventually};
 
@@ -22,7 +20,7 @@ async fn search_answers_why_an_order_did_not_arrive_needs_chromium() {
     let browser = Browser::start().await;
     browser.open(&seeded.page(&format!("{NAMESPACE}/events"))).await;
     browser.fill("#q", "4711").await;
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     browser.find("body[data-page=event]").await;
     let verdict = browser.text("#verdict").await;
     assert!(verdict.contains("warehouse") && verdict.contains("422"), "{verdict}");
@@ -112,7 +110,7 @@ async fn everything_works_without_scripts_needs_chromium() {
     assert_eq!(seeded.deliveries("billing", "cancelled").await.len(), 1);
     // Search.
     browser.fill("#q", "4711").await;
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     browser.find("body[data-page=event]").await;
     browser.quit().await;
 }
@@ -124,13 +122,13 @@ async fn keyboard_is_enough_needs_chromium() {
     let browser = Browser::start().await;
     browser.open(&seeded.page(&format!("{NAMESPACE}/events"))).await;
     // The first stop leads past the navigation.
-    browser.press(Key::Tab).await;
+    browser.press(TAB).await;
     assert_eq!(browser.run("return document.activeElement.className").await, "skip");
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     assert_eq!(browser.run("return document.activeElement.id").await, "main");
     // Every stop is visible and has an outline.
     for stop in 0..12 {
-        browser.press(Key::Tab).await;
+        browser.press(TAB).await;
         let script = "const e = document.activeElement, r = e.getBoundingClientRect(), s = getComputedStyle(e);
             return [e.tagName, r.width > 0 && r.height > 0, s.outlineStyle !== 'none' || s.boxShadow !== 'none']";
         let found = browser.run(script).await;
@@ -141,15 +139,15 @@ async fn keyboard_is_enough_needs_chromium() {
     browser.press("/").await;
     assert_eq!(browser.run("return document.activeElement.id").await, "q");
     browser.press("4711").await;
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     browser.find("body[data-page=event]").await;
     browser.press("j").await;
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     browser.find("body[data-page=delivery]").await;
     seeded.bad.script(|_, _| Reply::status(200));
     let script = "document.querySelector(\"form[action$='/replay'] button\").focus()";
     browser.run(script).await;
-    browser.press(Key::Enter).await;
+    browser.press(ENTER).await;
     browser.wait_for_text("main", "The delivery is sent again now").await;
     // Another page.
     browser.press("g").await;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
 
+use fantoccini::elements::Element;
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use thirtyfour::extensions::query::ElementQueryable;
-use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::harness::http::client;
@@ -18,11 +19,15 @@ static SLOTS: Semaphore = Semaphore::const_new(2);
 
 /// A browser of one test, with a profile of its own.
 pub struct Browser {
-    driver: WebDriver,
+    driver: Client,
     /// Ended after the session, which it serves.
     _chromedriver: Process,
     _slot: SemaphorePermit<'static>,
 }
+
+/// Keys of WebDriver.
+pub const ENTER: &str = "\u{E007}";
+pub const TAB: &str = "\u{E004}";
 
 /// `prefers-color-scheme`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +94,8 @@ impl Browser {
             client().get(format!("{url}/status")).send().await.map_err(|error| error.to_string())
         })
         .await;
-        let mut wanted = DesiredCapabilities::chrome();
-        wanted.set_binary(chromium.to_str().unwrap()).unwrap();
         let profile = format!("--user-data-dir={}", watchdog::unique_path("profile").display());
-        for arg in [
+        let arguments = [
             "--headless=new",
             // Chromium's sandbox refuses to run as root, and in containers.
             "--no-sandbox",
@@ -106,17 +109,21 @@ impl Browser {
             "--disable-component-update",
             "--no-first-run",
             &profile,
-        ] {
-            wanted.add_arg(arg).unwrap();
-        }
-        wanted.add_experimental_option("prefs", preferences).unwrap();
-        let driver = WebDriver::builder(url, wanted).client(client()).await.expect("a session of Chromium");
+        ];
+        let options = json!({"binary": chromium, "args": arguments, "prefs": preferences});
+        let Value::Object(wanted) =
+            json!({"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}})
+        else {
+            unreachable!("an object")
+        };
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        let driver = builder.capabilities(wanted).connect(&url).await.expect("a session of Chromium");
         Browser { driver, _chromedriver: process, _slot: slot }
     }
 
     /// Ends the session. A test that fails ends it by the end of chromedriver.
     pub async fn quit(self) {
-        self.driver.quit().await.ok();
+        self.driver.close().await.ok();
     }
 
     /// Opens an address and waits until it is loaded.
@@ -133,22 +140,21 @@ impl Browser {
     }
 
     /// Waits for an element.
-    pub async fn find(&self, css: &str) -> WebElement {
-        let found = self.driver.query(By::Css(css)).wait(DEADLINE, Duration::from_millis(50)).first().await;
-        match found {
+    pub async fn find(&self, css: &str) -> Element {
+        match self.driver.wait().at_most(DEADLINE).for_element(Locator::Css(css)).await {
             Ok(element) => element,
             Err(error) => panic!("{css} at {}: {error}\n{}", self.url().await, self.text("body").await),
         }
     }
 
     /// Returns the elements that are there now.
-    pub async fn find_all(&self, css: &str) -> Vec<WebElement> {
-        self.driver.find_all(By::Css(css)).await.unwrap()
+    pub async fn find_all(&self, css: &str) -> Vec<Element> {
+        self.driver.find_all(Locator::Css(css)).await.unwrap()
     }
 
     /// Returns the text of the first element, as a person sees it.
     pub async fn text(&self, css: &str) -> String {
-        match self.driver.find(By::Css(css)).await {
+        match self.driver.find(Locator::Css(css)).await {
             Ok(element) => element.text().await.unwrap_or_default(),
             Err(_) => String::new(),
         }
@@ -179,29 +185,32 @@ impl Browser {
     }
 
     /// Presses keys at the element that has the focus.
-    pub async fn press(&self, keys: impl Into<thirtyfour::TypingData>) {
+    pub async fn press(&self, keys: &str) {
         self.driver.active_element().await.unwrap().send_keys(keys).await.unwrap();
     }
 
     /// Runs a script in the page and returns its value.
     pub async fn run(&self, script: &str) -> Value {
         let result = self.driver.execute(script, Vec::new()).await;
-        result.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
+        result.unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
     /// Runs a script in the page that ends by calling its last argument, and returns that value.
     pub async fn run_async(&self, script: &str) -> Value {
         let result = self.driver.execute_async(script, Vec::new()).await;
-        result.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
+        result.unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
     /// Runs a command of the browser's debugging protocol.
     async fn debug(&self, command: &str, parameters: Value) -> Value {
-        self.driver
-            .cdp()
-            .send_raw(command, parameters)
-            .await
-            .unwrap_or_else(|error| panic!("{command}: {error}"))
+        let body = json!({"cmd": command, "params": parameters});
+        self.extension("goog/cdp/execute", body).await
+    }
+
+    /// Runs a command that only chromedriver has.
+    async fn extension(&self, path: &'static str, body: Value) -> Value {
+        let result = self.driver.issue_cmd(Extension { path, body }).await;
+        result.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// Sets `prefers-color-scheme`.
@@ -247,11 +256,25 @@ impl Browser {
     /// Returns the errors that the browser has logged since the last call: violations of the policy, failed requests, errors of
     /// scripts.
     pub async fn console_errors(&self) -> Vec<String> {
-        let entries = self.driver.get_log("browser").await.unwrap_or_default();
-        entries
-            .into_iter()
-            .map(|entry| format!("{entry:?}"))
-            .filter(|entry| entry.contains("SEVERE"))
-            .collect()
+        let entries = self.extension("se/log", json!({"type": "browser"})).await;
+        let entries = entries.as_array().expect("a list").iter();
+        entries.filter(|entry| entry["level"] == "SEVERE").map(ToString::to_string).collect()
+    }
+}
+
+/// A command of chromedriver that the WebDriver standard does not have.
+#[derive(Debug)]
+struct Extension {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Extension {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.expect("a session"), self.path))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(self.body.to_string()))
     }
 }

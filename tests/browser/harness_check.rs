@@ -21,7 +21,7 @@ async fn serve() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: make test runs it where Chromium is"]
-async fn browser_emulates_what_tests_ask_for_needs_chromium() {
+async fn emulations_have_an_effect_needs_chromium() {
     let url = serve().await;
     let browser = Browser::start().await;
     for (scheme, colour) in [(Scheme::Dark, "rgb(0, 0, 0)"), (Scheme::Light, "rgb(255, 255, 255)")] {

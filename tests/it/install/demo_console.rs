@@ -22,8 +22,9 @@ async fn demo_has_an_order_that_did_not_arrive() {
     assert_eq!(status, 200, "{page}");
     let dead: Vec<&Value> = page["items"].as_array().unwrap().iter().collect();
     assert_eq!(dead.len(), 1, "{page}");
-    assert_eq!((&dead[0]["hook"], &dead[0]["attempts"]), (&"warehouse".into(), &3.into()), "{page}");
-    let event = dead[0]["event"]["id"].as_str().or(dead[0]["event"].as_str()).expect("the event's id");
+    let attempts = dead[0]["attempts"].as_array().unwrap();
+    assert!(dead[0]["hook"] == "warehouse" && attempts.len() == 3, "{page}");
+    let event = dead[0]["event"].as_str().expect("the event's id");
     let (status, page) = get(&format!("/v1/namespaces/shop/events/{event}/explain")).await;
     assert!(status == 200 && page.to_string().contains("sales-alerts"), "{page}");
 
