@@ -74,16 +74,19 @@ const MAX_ENTRIES: usize = 1000;
 
 /// The rights by the hash of a token and the scope.
 #[derive(Default)]
-pub struct RightsCache(Mutex<HashMap<([u8; 32], Scope), (Instant, Arc<Rights>)>>);
+pub struct RightsCache(Mutex<HashMap<CacheKey, (Instant, Arc<Rights>)>>);
+
+/// The hash of a token, and the scope.
+type CacheKey = ([u8; 32], Scope);
 
 impl RightsCache {
-    fn get(&self, key: &([u8; 32], Scope), now: Instant) -> Option<Arc<Rights>> {
+    fn get(&self, key: &CacheKey, now: Instant) -> Option<Arc<Rights>> {
         let entries = self.0.lock();
         let (read, rights) = entries.get(key)?;
         (now.saturating_duration_since(*read) < MAX_AGE).then(|| rights.clone())
     }
 
-    fn insert(&self, key: ([u8; 32], Scope), rights: Arc<Rights>, now: Instant) {
+    fn insert(&self, key: CacheKey, rights: Arc<Rights>, now: Instant) {
         let mut entries = self.0.lock();
         if entries.len() >= MAX_ENTRIES {
             entries.retain(|_, (read, _)| now.saturating_duration_since(*read) < MAX_AGE);
@@ -99,7 +102,8 @@ impl Rights {
     pub async fn read(request: &PageRequest) -> Arc<Self> {
         let token = request.caller.token();
         let token = token.as_ref().map_or("", |token| token.expose_secret());
-        let (key, now) = ((Sha256::digest(token).into(), request.scope.clone()), Instant::now());
+        let key: CacheKey = (Sha256::digest(token).into(), request.scope.clone());
+        let now = Instant::now();
         if let Some(rights) = request.console.rights.get(&key, now) {
             return rights;
         }

@@ -86,7 +86,7 @@ pub fn table(hooks: &[Hook], scope: &Scope) -> Markup {
                     tr {
                         th { "State" } th { "Hook" }
                         @if with_namespace { th { "Namespace" } }
-                        th { "Source / event" } th { "Receiver" } th { "Why" } th { "Since" }
+                        th { "Source / event" } th { "Receiver" } th { "Why" }
                         th.number { "Pending" } th { "Last success" } th.number { "p95" }
                     }
                 }
@@ -100,7 +100,9 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
     let scope = Scope::of(&hook.namespace);
     html! {
         tr {
-            td data-label="State" { (state_pill(&hook.state)) }
+            td data-label="State" {
+                div { (state_pill(&hook.state)) @if let Some(since) = &hook.since { div.hint title="Since" { (time(since)) } } }
+            }
             td.id data-label="Hook" { a data-row href=(hook_address(&hook.namespace, &hook.name)) { (hook.name) } }
             @if with_namespace { td data-label="Namespace" { (hook.namespace) } }
             td.id data-label="Source / event" { (selector(hook)) }
@@ -108,7 +110,6 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
             td.wide data-label="Why" {
                 @if !matches!(hook.state.as_str(), "delivering" | "idle") { code { (hook.reason) } " " (shorten(&hook.message, 140)) }
             }
-            td data-label="Since" { @if let Some(since) = &hook.since { (time(since)) } }
             td.number data-label="Pending" {
                 @match hook.pending {
                     Some(0) => "0",

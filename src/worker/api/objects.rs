@@ -27,6 +27,9 @@ use crate::worker::problem::HttpProblem;
 /// The kinds, in the order of the list.
 const KINDS: [&str; 4] = ["Connection", "EventHook", "EventStream", "Hook"];
 const READY: [&str; 3] = ["True", "False", "Unknown"];
+/// The reasons of Ready for a difference at the vendor that is not repaired: a policy forbids the write, or the vendor did not
+/// keep it.
+const DRIFT: [&str; 2] = ["Differs", "NotKept"];
 /// The order of the list, in its tokens.
 const ORDER: &str = "kind";
 
@@ -77,7 +80,8 @@ pub(super) struct ManagedObjectResponse {
     external_id: Option<String>,
     /// The admin API that has it.
     endpoint: Option<String>,
-    /// What differs at the vendor and is not repaired: the message of the reason `Differs`. Null: nothing is known to differ.
+    /// What differs at the vendor and is not repaired: the message of the reasons `Differs` and `NotKept`. Null: nothing is
+    /// known to differ.
     drift: Option<String>,
     last_error: Option<LastErrorResponse>,
     /// Only for an EventStream.
@@ -247,7 +251,7 @@ impl ManagedObjectResponse {
             connection: found.and_then(VendorObject::connection).map(ToOwned::to_owned),
             external_id: external.map(|external| external.id.clone()),
             endpoint: external.map(|external| external.endpoint.clone()),
-            drift: (object.reason == "Differs").then(|| object.message.clone()),
+            drift: DRIFT.contains(&&*object.reason).then(|| object.message.clone()),
             last_error: found.and_then(VendorObject::last_error).map(LastErrorResponse::of),
             stream: found.and_then(VendorObject::stream).map(StreamResponse::of),
             version: found.and_then(VendorObject::connection_object).and_then(version_of),
@@ -294,6 +298,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::worker::index::testing::hook;
 
     #[test]
     fn parses_kinds_and_readiness() {
@@ -302,6 +307,21 @@ mod tests {
         assert_eq!((parsed.ready, parsed.limit), (vec!["False".to_owned(), "Unknown".to_owned()], 3));
         for query in ["kind=Secret", "ready=true", "x=1", "continue=1"] {
             assert_eq!(parse_query(Some(query)).unwrap_err().status, 400, "{query}");
+        }
+    }
+
+    #[test]
+    fn difference_that_is_not_repaired_is_drift() {
+        for (reason, is_drift) in [("Differs", true), ("NotKept", true), ("Unreachable", false)] {
+            let mut guard = hook("h", "u", json!({"connectionRef": {"name": "kong"}}));
+            let condition = json!({"type": "Ready", "status": "False", "reason": reason, "message": "field x",
+                "lastTransitionTime": "2023-11-14T22:13:20Z"});
+            let status = json!({"conditions": [condition], "lastError": {"httpStatus": 500, "message": "m"}});
+            guard.0.as_mut().unwrap().status = Some(serde_json::from_value(status).unwrap());
+            let shown = ManagedObjectResponse::of("EventHook", &guard);
+            assert_eq!(shown.drift.as_deref(), is_drift.then_some("field x"), "{reason}");
+            assert_eq!(shown.last_error.unwrap().http_status, Some(500));
+            assert_eq!(shown.connection.as_deref(), Some("kong"));
         }
     }
 

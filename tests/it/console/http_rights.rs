@@ -42,7 +42,8 @@ async fn user_sees_and_does_what_the_rights_allow() {
     for page in ["", "/hooks", "/events", "/deliveries", "/event?id=order-1", "/connections", "/catalogue"] {
         let (status, text) = get(&reader, &format!("{own}{page}")).await;
         assert_eq!(status, 403, "{page}: {text}");
-        assert!(text.contains("hookstream-deliveries-reader") && !text.contains("order-1"), "{page}: {text}");
+        let shows_data = text.contains("data-row") || text.contains("<table");
+        assert!(text.contains("hookstream-deliveries-reader") && !shows_data, "{page}: {text}");
     }
     let (status, text) = get(&viewer, "/console/events").await;
     assert_eq!(status, 403);
