@@ -14,7 +14,7 @@ SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay stream_auth retry_after webhook_handshake signature headers duration filter url template manifest admin_object sandbox
 
-.PHONY: help build lint words deny test demo controlplane cluster dist crds charts promtool bench bench-quick soak fuzz check-rust check-tools
+.PHONY: help build lint words deny test demo demo-console controlplane cluster dist crds charts promtool bench bench-quick soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,9 +49,15 @@ test: check-tools controlplane ## run all tests, including those against a real 
 	@if ip route get 192.0.2.1 >/dev/null 2>&1; then \
 	  $(CARGO) test -q $(LOCKED) --test it -- --ignored needs_address; \
 	else echo "test: ignored needs_address: this machine has no address other than loopback"; fi
+	@if tests/browser/find.sh >/dev/null; then \
+	  $(CARGO) test -q $(LOCKED) --test browser -- --ignored needs_chromium; \
+	else echo "test: ignored needs_chromium: Chromium and chromedriver are missing (the line above says how to install them)"; fi
 
 demo: build ## demonstrate the program without a cluster
 	deploy/demo.sh
+
+demo-console: build ## run a worker with orders, of which one did not arrive, and print the address of its web console
+	deploy/demo-console.sh
 
 controlplane: check-tools ## build the control plane of the tests into the user's cache
 	tests/controlplane/build.sh

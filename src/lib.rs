@@ -1,7 +1,7 @@
 //! Hookstream: a Kubernetes operator that configures Kong and Auth0 from custom resources, and a worker that delivers
 //! events durably.
 //!
-//! Dependencies point one way: `cli -> controller, worker -> admin, cluster, sandbox, traces -> net, memory -> core -> api`. `core`
+//! Dependencies point one way: `cli -> controller, console, worker -> admin, cluster, sandbox, traces -> net, memory -> core -> api`. `core`
 //! depends on neither Kubernetes nor HTTP. `emulator` emulates the vendors and depends only on `core`, `api` and `net`.
 //! The embedded store is in `worker::store`. The `mod.rs` of each folder states its purpose, its invariants and what is out of
 //! scope.
@@ -10,6 +10,7 @@ pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod cluster;
+pub mod console;
 pub mod controller;
 pub mod core;
 pub mod emulator;

@@ -10,6 +10,7 @@
 
 pub mod completion;
 pub mod config;
+pub mod console;
 pub mod crds;
 mod data_folder;
 pub mod deliveries;
@@ -39,6 +40,7 @@ mod role_process;
 mod sandbox;
 pub mod send;
 mod service;
+mod service_token;
 mod signals;
 pub mod sources;
 pub mod standalone;
@@ -104,6 +106,7 @@ enum Command {
     #[command(subcommand)]
     Store(store::StoreCommand),
     Status(status::Args),
+    Console(console::Args),
     Reconcile(objects::ReconcileArgs),
     Suspend(objects::SuspendArgs),
     Resume(objects::ResumeArgs),
@@ -191,6 +194,7 @@ pub fn main() -> ExitCode {
         Command::Suspend(args) => block_on(objects::suspend(args)),
         Command::Resume(args) => block_on(objects::resume(args)),
         Command::Status(args) => block_on(status::run(args)),
+        Command::Console(args) => block_on(console::run(args)),
         Command::Version(args) => block_on(version::run(args)),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),

@@ -14,6 +14,7 @@ use super::flags::{ListenAddress, WorkerArgs};
 use super::signals::stop_signal;
 use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
 use crate::cluster::{Cluster, ObjectChange, View};
+use crate::console::{self, ConsoleOptions};
 use crate::controller;
 use crate::leadership::Leadership;
 use crate::memory::MemoryBudget;
@@ -26,7 +27,7 @@ use crate::worker::store::postgres::PostgresStore;
 use crate::worker::store::postgres::connect::PostgresOptions;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::store::{Shares, Store, StoreError};
-use crate::worker::{Disk, Listening, LocalAccess, Worker, WorkerError};
+use crate::worker::{ApiExtension, Disk, Listening, LocalAccess, Worker, WorkerError};
 
 /// How long a stop waits for running reconciles: as long as one admin API call may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -137,39 +138,50 @@ where
         None => (Traces::default(), None),
     };
     let worker = match (process.worker, store, ingest_gate, memory) {
-        (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => Some((
-            Worker {
-                cluster,
-                view: view.clone(),
-                store,
-                http,
-                sandbox: Sandbox::start(SandboxOptions {
-                    input_memory: memory.scripts().clone(),
-                    reply_memory: memory.script_replies().clone(),
-                    ..role.args.scripts.options()
-                })
-                .await,
-                metrics,
-                starting: ingest_gate,
-                limits: role.args.limits(),
-                handshake: role.args.handshake(),
-                webhook_origin: role.args.webhook_origin.name.clone(),
-                keep_responses: role.args.keep_responses(),
-                traces,
-                memory,
-                retention: role.args.retention(),
-                disk,
-                shares,
-                grace: role.args.hook_grace,
-                accept_new_store: role.args.accept_new_store,
-                listen: role.listen.with_host(),
-                api_listen: role.api_listen.with_host(),
-                tls,
-                trusted_proxies: role.args.trusted_proxies.clone(),
-                local_access: role.local_access.map(Arc::new),
-            },
-            role.changes,
-        )),
+        (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => {
+            let local_access = role.local_access.map(Arc::new);
+            let console = role.args.console.then(|| ConsoleOptions {
+                cluster: cluster.clone(),
+                local_access: local_access.clone(),
+                is_tls: tls.is_some(),
+            });
+            Some((
+                Worker {
+                    cluster,
+                    view: view.clone(),
+                    store,
+                    http,
+                    sandbox: Sandbox::start(SandboxOptions {
+                        input_memory: memory.scripts().clone(),
+                        reply_memory: memory.script_replies().clone(),
+                        ..role.args.scripts.options()
+                    })
+                    .await,
+                    metrics,
+                    starting: ingest_gate,
+                    limits: role.args.limits(),
+                    handshake: role.args.handshake(),
+                    webhook_origin: role.args.webhook_origin.name.clone(),
+                    keep_responses: role.args.keep_responses(),
+                    traces,
+                    memory,
+                    retention: role.args.retention(),
+                    disk,
+                    shares,
+                    grace: role.args.hook_grace,
+                    accept_new_store: role.args.accept_new_store,
+                    listen: role.listen.with_host(),
+                    api_listen: role.api_listen.with_host(),
+                    tls,
+                    trusted_proxies: role.args.trusted_proxies.clone(),
+                    local_access,
+                    api_extension: console.map(|options| -> ApiExtension {
+                        Box::new(move |port| console::router(port, options))
+                    }),
+                },
+                role.changes,
+            ))
+        }
         _ => None,
     };
     let worker = async {

@@ -124,6 +124,7 @@ impl ServicePort {
 }
 
 /// A cluster, for calls of its Services.
+#[derive(Clone)]
 pub struct ServiceCluster {
     pub client: Client,
     pub server: ApiServer,

@@ -14,23 +14,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Api;
-use kube::api::PostParams;
-use secrecy::SecretString;
 use url::Url;
 
-use super::failure::{Failure, OrFail};
+use super::failure::Failure;
 use super::flags::parse_url;
 use super::profiles::Profile;
 use super::service::ServiceCluster;
 pub use super::service::{ServiceFlag, ServicePort, WorkerPort};
+use super::service_token::ServiceTokens;
 use super::target::{TargetArgs, WorkerPlace};
 use super::worker_client::WorkerClient;
 
-/// The lifetime of a token: the shortest that the API server grants.
-const TOKEN_SECONDS: i64 = 600;
 /// The ServiceAccount to call as if the worker was found in the cluster and the user names none.
 const DEFAULT_ACCOUNT: &str = "hookstream-cli";
 /// The worker's default of --token-audience.
@@ -127,7 +121,26 @@ impl Deref for NamespaceArg {
     }
 }
 
+/// The route to a worker's port, and where the caller's tokens come from.
+pub enum WorkerRoute {
+    Url { url: Url, token_file: Option<PathBuf>, ca_file: Option<PathBuf> },
+    Service { cluster: Box<ServiceCluster>, service: ServicePort, token: CallerToken },
+}
+
+/// The source of the tokens for a worker in a cluster.
+pub enum CallerToken {
+    None,
+    File(PathBuf),
+    Requested(ServiceTokens),
+}
+
 impl WorkerApiArgs {
+    /// Finds the route to the worker without calling it.
+    pub async fn route(&self) -> Result<WorkerRoute, Failure> {
+        let WorkerLocationArgs { url, service } = &self.location;
+        self.caller.route(url.as_ref(), service.as_ref(), WorkerPort::Api).await
+    }
+
     /// Connects to the cluster of the worker, and finds the namespace. None: the worker is at a URL.
     pub async fn cluster(&self) -> Result<Option<ServiceCluster>, Failure> {
         let WorkerLocationArgs { url, service } = &self.location;
@@ -214,38 +227,61 @@ impl CallerArgs {
         service: Option<&ServicePort>,
         port: WorkerPort,
     ) -> Result<WorkerClient, Failure> {
-        let profile = self.target.profile()?;
-        match self.target.place(&profile, url, service, port).await? {
-            WorkerPlace::Url(url) => {
-                self.resolve_namespace(&profile, None);
-                let token_file = self.token_file.as_ref().or(profile.token_file.as_ref());
-                WorkerClient::new(&url, token_file, self.target.ca_file(&profile))
+        match self.route(url, service, port).await? {
+            WorkerRoute::Url { url, token_file, ca_file } => {
+                WorkerClient::new(&url, token_file.as_ref(), ca_file.as_ref())
             }
-            WorkerPlace::Service { cluster, service, is_found } => {
-                self.resolve_namespace(&profile, Some(&cluster.namespace));
-                self.connect_to_service(&profile, *cluster, &service, is_found).await
+            WorkerRoute::Service { cluster, service, token } => {
+                let (token, token_file) = match token {
+                    CallerToken::Requested(tokens) => (Some(tokens.request().await?.token), None),
+                    CallerToken::File(path) => (None, Some(path)),
+                    CallerToken::None => (None, None),
+                };
+                WorkerClient::proxied(cluster.client, cluster.server, &service, token, token_file.as_ref())
             }
         }
     }
 
-    async fn connect_to_service(
+    /// Finds the route to the worker's port, the source of the tokens, and the namespace.
+    async fn route(
         &self,
-        profile: &Profile,
-        cluster: ServiceCluster,
-        service: &ServicePort,
-        is_found: bool,
-    ) -> Result<WorkerClient, Failure> {
+        url: Option<&Url>,
+        service: Option<&ServicePort>,
+        port: WorkerPort,
+    ) -> Result<WorkerRoute, Failure> {
+        let profile = self.target.profile()?;
+        match self.target.place(&profile, url, service, port).await? {
+            WorkerPlace::Url(url) => {
+                self.resolve_namespace(&profile, None);
+                let token_file = self.token_file.as_ref().or(profile.token_file.as_ref()).cloned();
+                let ca_file = self.target.ca_file(&profile).cloned();
+                Ok(WorkerRoute::Url { url, token_file, ca_file })
+            }
+            WorkerPlace::Service { cluster, service, is_found } => {
+                self.resolve_namespace(&profile, Some(&cluster.namespace));
+                let token = self.service_token(&profile, &cluster, is_found);
+                Ok(WorkerRoute::Service { cluster, service, token })
+            }
+        }
+    }
+
+    /// `is_found`: the Service was found by its labels, so that there is a default account.
+    fn service_token(&self, profile: &Profile, cluster: &ServiceCluster, is_found: bool) -> CallerToken {
         // A flag takes precedence over either setting of the profile.
         let (mut token_file, mut account) = (self.token_file.as_ref(), self.service_account.as_deref());
         if token_file.is_none() && account.is_none() {
             (token_file, account) = (profile.token_file.as_ref(), profile.service_account.as_deref());
         }
         let default_account = (is_found && token_file.is_none()).then_some(DEFAULT_ACCOUNT);
-        let token = match account.or(default_account) {
-            Some(account) => Some(self.request_token(&cluster, profile, account).await?),
-            None => None,
-        };
-        WorkerClient::proxied(cluster.client, cluster.server, service, token, token_file)
+        match (account.or(default_account), token_file) {
+            (Some(account), _) => {
+                let audience = self.token_audience.as_ref().or(profile.token_audience.as_ref());
+                let audience = audience.map_or(DEFAULT_AUDIENCE, String::as_str);
+                CallerToken::Requested(ServiceTokens::new(cluster, &self.namespace, account, audience))
+            }
+            (None, Some(path)) => CallerToken::File(path.clone()),
+            (None, None) => CallerToken::None,
+        }
     }
 
     /// Sets the namespace if no flag gave it: to that of the profile, otherwise to that of the kubeconfig's context.
@@ -263,37 +299,5 @@ impl CallerArgs {
             return Err(Failure::new(message));
         }
         Ok(())
-    }
-
-    /// Requests a token of a ServiceAccount for the worker's audience.
-    async fn request_token(
-        &self,
-        cluster: &ServiceCluster,
-        profile: &Profile,
-        account: &str,
-    ) -> Result<SecretString, Failure> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &self.namespace);
-        let audience = self.token_audience.clone().or_else(|| profile.token_audience.clone());
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned())],
-                expiration_seconds: Some(TOKEN_SECONDS),
-                ..TokenRequestSpec::default()
-            },
-            ..TokenRequest::default()
-        };
-        let action = || format!("requesting a token of ServiceAccount {}/{account}", self.namespace);
-        let response = accounts.create_token_request(account, &PostParams::default(), &request).await;
-        let describe = |error: kube::Error| match &error {
-            kube::Error::Api(status) if status.code == 404 => {
-                "it does not exist: create it, or name another with --service-account".to_owned()
-            }
-            _ => cluster.server.describe(&error),
-        };
-        let response = response.map_err(describe).or_fail(action)?;
-        let token = response.status.map(|status| status.token).filter(|token| !token.is_empty());
-        token
-            .map(SecretString::from)
-            .ok_or_else(|| Failure::new(format!("{}: the API server returned none", action())))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::{BodyExt, Limited};
-use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -261,7 +261,7 @@ impl WorkerResponse {
 }
 
 /// Reads a token from a file. Strips the line end that `echo` appends.
-fn read_token(path: &Path) -> Result<SecretString, Failure> {
+pub fn read_token(path: &Path) -> Result<SecretString, Failure> {
     let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
     match token.trim() {
         "" => Err(Failure::new(format!("{} contains no token", path.display()))),
@@ -275,11 +275,17 @@ fn read_token(path: &Path) -> Result<SecretString, Failure> {
 }
 
 fn create_client(url: &Url, ca_file: Option<&PathBuf>) -> Result<Client, Failure> {
-    let mut builder = Client::builder()
+    build_client(Client::builder().timeout(Duration::from_secs(60)), url, ca_file)
+}
+
+/// Builds a client for one worker. It follows no redirects, which could lead a token to another host.
+///
+/// `ca_file`: the certificate authorities that replace the system's.
+pub fn build_client(builder: ClientBuilder, url: &Url, ca_file: Option<&PathBuf>) -> Result<Client, Failure> {
+    let mut builder = builder
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(Duration::from_secs(60));
+        .connect_timeout(Duration::from_secs(10));
     // Without installed certificate authorities (a bare container) the client would fail to build, even for http.
     if url.scheme() == "http" {
         builder = builder.tls_certs_only([]);
@@ -300,7 +306,7 @@ fn read_authorities(path: &Path) -> Result<Vec<Certificate>, Failure> {
 }
 
 /// Creates the failure of a failed connection: the URL once, with the innermost cause, which is the most specific.
-fn connection_failure(url: &Url, error: &reqwest::Error) -> Failure {
+pub fn connection_failure(url: &Url, error: &reqwest::Error) -> Failure {
     let why =
         if error.is_timeout() { "no response within the timeout".into() } else { describe_cause(error) };
     let hint = match () {

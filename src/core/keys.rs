@@ -24,6 +24,8 @@ pub enum Purpose {
     Mark,
     /// Keys the hashes of secrets that cannot be read back from the vendor.
     Hash,
+    /// Seals the sessions of the console and signs its forms.
+    Console,
 }
 
 /// The object that a derived secret belongs to.
@@ -96,6 +98,7 @@ impl KeyRing {
             Purpose::Stream => "stream",
             Purpose::Mark => "mark",
             Purpose::Hash => "hash",
+            Purpose::Console => "console",
         };
         // Prefix each text with its length; otherwise ("ab", "c") and ("a", "bc") would share a secret.
         let mut info = Vec::new();

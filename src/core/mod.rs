@@ -6,10 +6,12 @@
 //! Out of scope: reading and writing (`cluster`, `admin`, `worker`).
 
 pub mod api_server;
+pub mod auth0_events;
 pub mod auth0_hook;
 pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
+pub mod catalogue_samples;
 pub mod clock;
 pub mod conditions;
 pub mod delivery_reason;

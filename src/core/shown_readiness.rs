@@ -1,6 +1,6 @@
 //! The readiness of an object as status screens show it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::conditions::SUSPENDED;
 
@@ -11,8 +11,8 @@ pub struct ShownReadiness<'a> {
     pub ready: &'static str,
     pub reason: &'a str,
     pub message: &'a str,
-    /// When the condition last changed (RFC 3339).
-    pub since: Option<String>,
+    /// When the condition last changed.
+    pub since: Option<&'a Time>,
     /// True if a user requested the state.
     pub expected: bool,
 }
@@ -43,7 +43,7 @@ impl<'a> ShownReadiness<'a> {
             },
         };
         ShownReadiness {
-            since: Some(ready.last_transition_time.0.to_string()),
+            since: Some(&ready.last_transition_time),
             expected: find_condition(conditions, SUSPENDED).is_some_and(|c| c.status == "True"),
             ..shown
         }

@@ -3,10 +3,13 @@
 
 mod backlog;
 mod dead_letters;
+mod hook_times;
 mod hooks;
 mod labels;
+mod latency;
 mod memory;
 mod process;
+mod rates;
 mod traces;
 mod unhealthy_hooks;
 
@@ -30,12 +33,14 @@ use prometheus_client::registry::{Registry, Unit};
 
 use backlog::BacklogMetrics;
 use dead_letters::DeadLetterMetrics;
+pub use hook_times::HookTimes;
 use hooks::{FloatGauge, HookMetrics};
 pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;
 use memory::to_gauge;
 pub use memory::{MemoryMetrics, MemoryShareMetrics};
 use process::ProcessCollector;
+pub use rates::{MAX_NAMESPACES, RateCounters, Rates};
 pub use traces::SpanOutcome;
 use traces::TraceMetrics;
 pub use unhealthy_hooks::UnhealthyHooks;
@@ -87,6 +92,10 @@ pub struct Metrics {
     /// The hooks whose deliveries do not go out.
     pub unhealthy_hooks: UnhealthyHooks,
     objects_not_ready: Family<KindLabel, Gauge>,
+    /// The last hour by namespace. The API shows it; it is not exported.
+    pub rates: RateCounters,
+    /// The attempts of each hook. The API shows them; they are not exported.
+    pub hook_times: HookTimes,
     /// The export of traces.
     pub traces: TraceMetrics,
     /// The hosts with a label value of their own.
@@ -260,6 +269,8 @@ impl Default for Metrics {
             dead_letters: DeadLetterMetrics::register(&mut registry),
             memory: MemoryMetrics::register(&mut registry),
             traces: TraceMetrics::register(&mut registry),
+            rates: RateCounters::default(),
+            hook_times: HookTimes::default(),
             hosts: Mutex::default(),
             unhealthy_hooks,
             objects_not_ready,

@@ -32,6 +32,11 @@ pub fn current_span() -> Option<Span> {
     CURRENT.try_with(|id| tracing::error_span!(parent: None, "request", id = id.as_str())).ok()
 }
 
+/// Returns the id of the request that the current task handles.
+pub fn current_id() -> Option<String> {
+    CURRENT.try_with(|id| id.as_str().to_owned()).ok()
+}
+
 /// The id of one request.
 #[derive(Clone)]
 pub struct RequestId(HeaderValue);

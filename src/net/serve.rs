@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{Admission, Arrival, Candidate, Peer, admit, victim};
 use super::connection_state::{ConnectionState, Phase, PortState, Snapshot};
 use super::port_options::PortOptions;
-pub use super::serve_connection::CloseWithoutResponse;
 use super::serve_connection::serve_connection;
+pub use super::serve_connection::{ClientAddress, CloseWithoutResponse};
 use super::serve_tls::ServerTls;
 
 /// Time for in-flight requests to complete after the shutdown began.
@@ -152,11 +152,12 @@ impl Port {
                 return Some(stream);
             }
         }
-        self.spawn(stream, peer);
+        let client = ClientAddress { address, is_shared: arrival.is_shared };
+        self.spawn(stream, peer, client);
         None
     }
 
-    fn spawn(&mut self, stream: TcpStream, peer: Peer) {
+    fn spawn(&mut self, stream: TcpStream, peer: Peer, client: ClientAddress) {
         let state = ConnectionState::new(Arc::clone(&self.state));
         let (router, tls, stop) = (self.router.clone(), self.options.tls.clone(), self.stop.clone());
         let connection = Arc::clone(&state);
@@ -166,11 +167,11 @@ impl Port {
                 tracing::debug!(%error, "setting nodelay failed");
             }
             match tls {
-                None => serve_connection(stream, router, connection, stop).await,
+                None => serve_connection(stream, router, client, connection, stop).await,
                 Some(tls) => match tls.accept(stream).await {
                     // The first request has its time from here.
                     Ok(stream) if connection.advance(Phase::New) => {
-                        serve_connection(stream, router, connection, stop).await;
+                        serve_connection(stream, router, client, connection, stop).await;
                     }
                     Ok(_) => {}
                     Err(error) => tracing::debug!(%error, "TLS handshake failed"),

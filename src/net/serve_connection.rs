@@ -1,6 +1,7 @@
 //! Serves the requests of one connection.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,6 +30,14 @@ use super::timed_stream::TimedStream;
 /// The largest head of a request. Also bounds the read buffer of a connection.
 const MAX_HEAD: usize = 32 << 10;
 
+/// The other side of a request's connection, as a request extension.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress {
+    pub address: IpAddr,
+    /// True if many clients share the address: a loopback address, or a proxy that a flag names.
+    pub is_shared: bool,
+}
+
 /// A response extension that closes the connection instead of sending the response.
 #[derive(Clone, Copy)]
 pub struct CloseWithoutResponse;
@@ -41,6 +50,7 @@ struct ClosedWithoutResponse;
 pub async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
+    client: ClientAddress,
     connection: Arc<ConnectionState>,
     stop: CancellationToken,
 ) {
@@ -63,7 +73,8 @@ pub async fn serve_connection(
                     problem.into_response()
                 }
                 None => {
-                    let request = Request::from_parts(parts, body);
+                    let mut request = Request::from_parts(parts, body);
+                    request.extensions_mut().insert(client);
                     let result: Result<Response, Infallible> = id.scope(router.call(request)).await;
                     result.unwrap_or_else(|never| match never {})
                 }

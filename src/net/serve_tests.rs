@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection_state::{ConnectionState, PortState};
 use super::port_options::{PortOptions, Timeouts};
 use super::serve::serve_port;
-use super::serve_connection::serve_connection;
+use super::serve_connection::{ClientAddress, serve_connection};
 
 const SHORT: Duration = Duration::from_millis(30);
 const LONG: Duration = Duration::from_secs(600);
@@ -37,7 +37,9 @@ fn router() -> Router {
 fn connect(timeouts: Timeouts) -> (DuplexStream, JoinHandle<()>) {
     let (client, server) = tokio::io::duplex(64 << 10);
     let connection = ConnectionState::new(PortState::new(timeouts));
-    (client, tokio::spawn(serve_connection(server, router(), connection, CancellationToken::new())))
+    let address = ClientAddress { address: std::net::Ipv4Addr::LOCALHOST.into(), is_shared: true };
+    let stop = CancellationToken::new();
+    (client, tokio::spawn(serve_connection(server, router(), address, connection, stop)))
 }
 
 /// Writes, and reads until the server closes the connection.

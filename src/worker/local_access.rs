@@ -49,6 +49,21 @@ impl LocalAccess {
         if is_change(method) { check_content_type(headers) } else { Ok(()) }
     }
 
+    /// Checks a request to a page of this port: where it was sent to, and which page caused it. Accepts a link of another
+    /// site that the user follows: such a request changes nothing, and the other site cannot read the response.
+    pub fn check_page(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), (u16, String)> {
+        let host = headers.get(HOST);
+        let checked = || {
+            for host in
+                host.map(HeaderValue::as_bytes).into_iter().chain(uri.authority().map(authority_bytes))
+            {
+                self.check_host(host)?;
+            }
+            if is_navigation(method, headers) { Ok(()) } else { check_site(host, headers) }
+        };
+        checked().map_err(|problem: HttpProblem| (problem.status, problem.detail))
+    }
+
     fn check_host(&self, host: &[u8]) -> Result<(), HttpProblem> {
         let text = std::str::from_utf8(host).unwrap_or_default();
         let name = without_port(text).to_ascii_lowercase();
@@ -111,6 +126,15 @@ fn check_site(host: Option<&HeaderValue>, headers: &HeaderMap) -> Result<(), Htt
         "without --token-file this port accepts no requests that a browser sends for another site: use a program such as \
          `hookstream send`, or start with --token-file",
     ))
+}
+
+/// True if the user opens a page in a window of its own, by a link, a bookmark or the address bar.
+fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &'static str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    method == Method::GET
+        && !headers.contains_key(ORIGIN)
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
 }
 
 /// Rejects bodies that an HTML form can send. A form always has a content type, so that a request without content needs none.

@@ -20,6 +20,7 @@ mod decide;
 mod delivery_report;
 mod dispatch;
 pub mod handlers;
+mod health_timeline;
 mod hooks;
 mod index;
 mod ingest;
@@ -33,9 +34,10 @@ mod series;
 pub mod store;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::Router;
 use futures::FutureExt;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
@@ -48,7 +50,7 @@ use index::HookIndex;
 pub use ingest::{AllowedOrigin, Disk, HandshakeOrigins, Limits};
 pub use local_access::LocalAccess;
 use namespaces::Namespaces;
-pub use request::TOKEN_HEADER;
+pub use request::{TOKEN_HEADER, token as bearer_token};
 use store::{KeepResponses, Retention, Shares, Store, StoreError};
 
 use crate::cluster::{Cluster, ObjectChange, View};
@@ -101,7 +103,22 @@ pub struct Worker {
     pub trusted_proxies: Vec<IpNet>,
     /// The requests that both ports accept without a token. None: clients authenticate.
     pub local_access: Option<Arc<LocalAccess>>,
+    /// Adds routes to the API port, such as the console's.
+    pub api_extension: Option<ApiExtension>,
 }
+
+/// The API port before it opens, for what extends it.
+pub struct ApiPort {
+    /// The routes of the API, with their authorization and limits. Accepts requests from within the process too.
+    pub router: Router,
+    /// The routes of the ingest port, once it is open.
+    pub ingest: Arc<OnceLock<Router>>,
+    /// Cancelled when the port closes. Responses without an end must end then.
+    pub stop: CancellationToken,
+}
+
+/// Builds further routes of the API port. They must not overlap with those of the API.
+pub type ApiExtension = Box<dyn FnOnce(ApiPort) -> Router + Send>;
 
 /// The addresses of the open ports.
 #[derive(Clone, Copy, Debug)]
@@ -209,6 +226,14 @@ impl Worker {
             status: api::StatusSources::new(self.store.clone(), disk.clone()),
         };
         let api = api::router(api, local_access.as_ref());
+        let ingest_routes = Arc::new(OnceLock::new());
+        let api = match self.api_extension {
+            None => api,
+            Some(extend) => {
+                let port = ApiPort { router: api.clone(), ingest: ingest_routes.clone(), stop: stop.clone() };
+                api.merge(extend(port))
+            }
+        };
         let (notified, measured) = (dispatch.clone(), index.clone());
         let listen_failed = |source| WorkerError::Listen { address: self.listen.clone(), source };
         let (threads, ingest_port) = DedicatedRuntime::start("ingest")
@@ -236,6 +261,8 @@ impl Worker {
                     namespaces,
                 };
                 let router = ingest::router(ingest, local_access.as_ref());
+                // Set once: this block runs once.
+                ingest_routes.set(router.clone()).ok();
                 let port = TcpListener::from_std(ingest_port)?;
                 serve::serve_port(port, router, ports, stop.cancelled_owned()).await;
                 Ok(())

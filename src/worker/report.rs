@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::breaker_reports::BreakerReports;
 use super::coalescing_queue::CoalescingQueue;
+use super::health_timeline::HealthTimeline;
 use super::store::{DispatchStore, HookId, StoreError};
 use crate::api::EventHook;
 use crate::core::conditions::DELIVERING;
@@ -26,6 +27,8 @@ pub struct ReportQueues {
     pub health: CoalescingQueue<DeliveryHealth>,
     /// Read on request, and never queued.
     pub breakers: BreakerReports,
+    /// The same.
+    pub timeline: HealthTimeline,
 }
 
 /// The hook's deliveries are held, or no longer held.

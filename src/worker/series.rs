@@ -37,9 +37,10 @@ impl SeriesRegistry {
         series
     }
 
-    /// Ends the report of a deleted hook's health.
+    /// Ends the report of a deleted hook's health and times.
     pub fn forget_health(&self, uid: &str) {
         self.metrics.unhealthy_hooks.remove(uid);
+        self.metrics.hook_times.remove(uid);
     }
 
     /// Removes the series of a hook that is deleted or no longer requests them.

@@ -9,11 +9,13 @@ extern crate self as libfuzzer_sys;
 mod harness;
 
 mod cli;
+mod console;
 mod controller;
 mod crds;
 mod docs;
 mod emulator;
 mod fuzz_targets;
+mod harness_tests;
 mod install;
 mod local_cluster;
 mod worker;

@@ -257,6 +257,9 @@ affinity:
 {{- if .Values.worker.handshakeAllowAll }}
 - --handshake-allow-all
 {{- end }}
+{{- if not .Values.worker.console.enabled }}
+- --console=false
+{{- end }}
 {{- with .Values.worker.traces }}
 {{- if .endpoint }}
 - --otlp-endpoint={{ .endpoint }}

@@ -82,6 +82,9 @@ pub struct WorkerArgs {
     /// The maximum size of kept dead letters. The oldest are deleted first.
     #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    /// Serve the web console at /console/ of the API port.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL", env = "HOOKSTREAM_CONSOLE")]
+    pub console: bool,
     /// Networks or addresses of load balancers and proxies in front of both ports. While a port is almost full, it limits the
     /// connections of each other address. Loopback addresses need not be listed.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_network, env = "HOOKSTREAM_TRUSTED_PROXIES")]

@@ -21,8 +21,8 @@ use crate::cluster::ResourceKind;
 use crate::cluster::kubernetes::api_resource;
 use crate::core::duration;
 use crate::core::time::Millis;
-use owner::{ObjectOwner, find_owner};
-use reference::ObjectReference;
+pub use owner::{ObjectOwner, find_owner};
+pub use reference::ObjectReference;
 use wait::{Goal, wait_for};
 
 /// The field manager of these commands.
@@ -151,18 +151,19 @@ pub async fn resume(args: ResumeArgs) -> CommandResult {
     object.finish(&args.wait, &Goal::Resumed).await
 }
 
-fn is_suspended(object: &DynamicObject) -> bool {
+/// Returns true if the reconciliation of the object is suspended.
+pub fn is_suspended(object: &DynamicObject) -> bool {
     object.data.pointer("/spec/suspend").and_then(Value::as_bool) == Some(true)
 }
 
 /// An object of a cluster, with the means to read and patch it.
-struct OpenObject {
+pub struct OpenObject {
     api: Api<DynamicObject>,
     cluster: ServiceCluster,
     kind: ResourceKind,
     name: String,
     /// Kind, namespace and name, for messages.
-    title: String,
+    pub title: String,
 }
 
 impl OpenObject {
@@ -170,12 +171,17 @@ impl OpenObject {
         let profile = args.target.profile()?;
         let cluster = args.target.cluster(&profile).await?;
         let of_flag = Some(&*args.namespace).filter(|text| !text.is_empty());
-        let namespace = of_flag.or(profile.namespace.as_deref()).unwrap_or(&cluster.namespace);
-        let ObjectReference { kind, name } = &args.object;
+        let namespace = of_flag.or(profile.namespace.as_deref()).unwrap_or(&cluster.namespace).to_owned();
+        Ok(OpenObject::new(cluster, &namespace, &args.object))
+    }
+
+    /// Names the object without reading it.
+    pub fn new(cluster: ServiceCluster, namespace: &str, object: &ObjectReference) -> Self {
+        let ObjectReference { kind, name } = object;
         let kind_name: &str = kind.into();
         let title = format!("{kind_name} {namespace}/{name}");
         let api = Api::namespaced_with(cluster.client.clone(), namespace, &api_resource(*kind));
-        Ok(OpenObject { api, kind: *kind, name: name.clone(), title, cluster })
+        OpenObject { api, kind: *kind, name: name.clone(), title, cluster }
     }
 
     fn failure(&self, error: &kube::Error) -> Failure {
@@ -187,17 +193,20 @@ impl OpenObject {
         }
     }
 
-    async fn read(&self) -> Result<DynamicObject, Failure> {
+    /// Reads the object.
+    pub async fn read(&self) -> Result<DynamicObject, Failure> {
         self.api.get(&self.name).await.map_err(|error| self.failure(&error))
     }
 
-    async fn patch(&self, change: &Value) -> Result<(), Failure> {
+    /// Applies a merge patch with the user's credentials.
+    pub async fn patch(&self, change: &Value) -> Result<(), Failure> {
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         let patched = self.api.patch(&self.name, &params, &Patch::Merge(change)).await;
         patched.map(drop).map_err(|error| self.failure(&error))
     }
 
-    async fn annotate(&self, annotation: &str, token: &str) -> Result<(), Failure> {
+    /// Sets one annotation.
+    pub async fn annotate(&self, annotation: &str, token: &str) -> Result<(), Failure> {
         self.patch(&json!({"metadata": {"annotations": {annotation: token}}})).await
     }
 

@@ -116,7 +116,7 @@ fn object_status(kind: &str, object: &DynamicObject) -> ObjectStatus {
         ready: readiness.ready.to_owned(),
         reason: readiness.reason.to_owned(),
         message: readiness.message.to_owned(),
-        since: readiness.since,
+        since: readiness.since.map(|since| since.0.to_string()),
         expected: readiness.expected,
     }
 }

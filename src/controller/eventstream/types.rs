@@ -3,39 +3,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use crate::core::auth0_events::KNOWN_TYPES;
 use crate::core::conditions::build_condition;
 use crate::core::time::Millis;
 
 const CONDITION: &str = "EventTypesKnown";
-
-/// Auth0's event types as of July 2026.
-const KNOWN_TYPES: [&str; 25] = [
-    "connection.created",
-    "connection.deleted",
-    "connection.updated",
-    "group.created",
-    "group.deleted",
-    "group.member.added",
-    "group.member.deleted",
-    "group.role.assigned",
-    "group.role.deleted",
-    "group.updated",
-    "organization.connection.added",
-    "organization.connection.removed",
-    "organization.connection.updated",
-    "organization.created",
-    "organization.deleted",
-    "organization.group.role.assigned",
-    "organization.group.role.deleted",
-    "organization.member.added",
-    "organization.member.deleted",
-    "organization.member.role.assigned",
-    "organization.member.role.deleted",
-    "organization.updated",
-    "user.created",
-    "user.deleted",
-    "user.updated",
-];
 
 /// Sets the condition if a type is unknown, and removes it otherwise.
 pub fn set_condition(conditions: &mut Vec<Condition>, types: &[String], generation: Option<i64>) {

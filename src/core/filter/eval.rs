@@ -15,6 +15,16 @@ pub fn evaluate<'a>(root: &'a Node, input: &'a FilterInput<'_>) -> Result<bool, 
     }
 }
 
+/// Evaluates several expressions within one budget. Each result must be a boolean.
+pub fn evaluate_each<'a>(nodes: &[&'a Node], input: &'a FilterInput<'_>) -> Vec<Result<bool, FilterError>> {
+    let mut evaluator = Evaluator { input, remaining: BUDGET, locals: Vec::new() };
+    let evaluate = |node: &&'a Node| match evaluator.eval(node)? {
+        Val::Bool(result) => Ok(result),
+        other => Err(FilterError::NotBoolean(other.describe())),
+    };
+    nodes.iter().map(evaluate).collect()
+}
+
 pub(super) struct Evaluator<'a, 'e> {
     input: &'a FilterInput<'e>,
     /// Steps left in the budget.

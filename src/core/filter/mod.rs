@@ -19,6 +19,7 @@ mod compile;
 mod eval;
 mod operators;
 mod parser_stack;
+mod parts;
 mod print;
 mod value;
 
@@ -30,6 +31,7 @@ use super::event::Event;
 use super::event::data::{Data, Object, UnreadableData};
 use compile::Node;
 pub use parser_stack::run_with_parser_stack;
+pub use parts::FilterPart;
 
 /// Maximum length of a filter's text in bytes.
 pub const MAX_TEXT: usize = 4096;

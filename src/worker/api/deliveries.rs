@@ -12,43 +12,27 @@ use super::hold::HoldFinder;
 use super::page::read_page;
 use super::query;
 use super::responses::{DeliveryListResponse, DeliveryResponse, DeliveryStateResponse};
+use super::scope::ListScope;
 use super::state::{ApiState, IdPath, RESOURCE, delivery_not_found, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{self, ALL_NAMESPACES, DeliveryRecord};
+use crate::worker::store::{self, DeliveryRecord};
 
+/// Lists deliveries of one namespace, or of all with the permission in all of them.
 pub async fn list(
     State(api): State<Arc<ApiState>>,
-    ValidPath(namespace): ValidPath<String>,
+    ListScope(namespace): ListScope,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<DeliveryListResponse>, HttpProblem> {
-    list_of(&api, &namespace, &uri, &headers).await
-}
-
-/// Lists the deliveries of all namespaces. Needs the permission in all of them.
-pub async fn list_all(
-    State(api): State<Arc<ApiState>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Json<DeliveryListResponse>, HttpProblem> {
-    list_of(&api, ALL_NAMESPACES, &uri, &headers).await
-}
-
-async fn list_of(
-    api: &ApiState,
-    namespace: &str,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<Json<DeliveryListResponse>, HttpProblem> {
-    api.authorize_list(headers, Permission::new(namespace, "list", RESOURCE)).await?;
+    api.authorize_list(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
     let now = Millis::now();
-    let query = query::parse_list(namespace, uri.query(), now)?;
+    let query = query::parse_list(&namespace, uri.query(), now)?;
     let page = read_page(&*api.store, query).await.map_err(|error| store_problem(&error))?;
     let next = page.next.map(query::page_token);
-    let mut holds = HoldFinder::new(api, now);
+    let mut holds = HoldFinder::new(&api, now);
     let response = |record| {
         let held = holds.find(&record);
         DeliveryResponse::from(record).with_hold(held)

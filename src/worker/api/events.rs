@@ -9,42 +9,26 @@ use http::{HeaderMap, Uri};
 use super::event_query::parse_events;
 use super::query;
 use super::responses::{EventListResponse, EventResponse};
+use super::scope::ListScope;
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{ALL_NAMESPACES, EventOutcome, EventRecord};
+use crate::worker::store::{EventOutcome, EventRecord};
 
+/// Lists events of one namespace, or of all with the permissions in all of them.
 pub async fn list(
     State(api): State<Arc<ApiState>>,
-    ValidPath(namespace): ValidPath<String>,
+    ListScope(namespace): ListScope,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<EventListResponse>, HttpProblem> {
-    list_of(&api, &namespace, &uri, &headers).await
-}
-
-/// Lists the events of all namespaces. Needs the permissions in all of them.
-pub async fn list_all(
-    State(api): State<Arc<ApiState>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Json<EventListResponse>, HttpProblem> {
-    list_of(&api, ALL_NAMESPACES, &uri, &headers).await
-}
-
-async fn list_of(
-    api: &ApiState,
-    namespace: &str,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<Json<EventListResponse>, HttpProblem> {
-    api.authorize_list(headers, Permission::new(namespace, "list", RESOURCE)).await?;
-    let query = parse_events(namespace, uri.query(), Millis::now())?;
+    api.authorize_list(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
+    let query = parse_events(&namespace, uri.query(), Millis::now())?;
     if query.with_data {
-        let payload = Permission::new(namespace, "get", RESOURCE).with_subresource("payload");
-        api.authorize_list(headers, payload).await?;
+        let payload = Permission::new(&namespace, "get", RESOURCE).with_subresource("payload");
+        api.authorize_list(&headers, payload).await?;
     }
     let (page, with_data) = (query.page, query.with_data);
     let found = api.store.events(query.filter, page.before, page.limit, with_data).await;

@@ -10,11 +10,14 @@ use axum::extract::State;
 use http::{HeaderMap, Uri};
 use kube::ResourceExt;
 
+use super::catalogue::filter_result;
 use super::hold::HoldFinder;
 use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, UnmatchedHook};
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
+use super::why::UnmatchedReason;
 use super::{query, why};
 use crate::cluster::Permission;
+use crate::core::filter::FilterInput;
 use crate::core::time::Millis;
 use crate::worker::decide::{Decision, decide, decide_again};
 use crate::worker::problem::HttpProblem;
@@ -85,6 +88,7 @@ fn build_response(
     // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
     let listed = if found.left_out > 0 { 0 } else { MAX_UNMATCHED };
     response.others_left_out = hooks.len().saturating_sub(found.left_out).saturating_sub(listed);
+    let input = FilterInput::new(&found.event);
     for object in hooks.into_iter().take(listed) {
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
@@ -92,7 +96,17 @@ fn build_response(
             hook.as_ref().filter(|_| in_time).map(|hook| decide(hook, &found.event))
         };
         let (reason, explanation) = why::explain_unmatched(&found.event, found.accepted, &object, evaluate);
-        response.others.push(UnmatchedHook { hook: object.name_any(), reason: reason.into(), explanation });
+        let filter = hook.as_ref().and_then(|hook| hook.hook.as_ref().ok()?.filter.as_ref());
+        // Only where the filter decided, and with its parts, which show a user which one did.
+        let is_evaluated = matches!(reason, UnmatchedReason::Filtered | UnmatchedReason::MatchesNow)
+            && started.elapsed() < EVALUATE_TIMEOUT;
+        let filter = filter.filter(|_| is_evaluated).map(|filter| filter_result(filter, &input));
+        response.others.push(UnmatchedHook {
+            hook: object.name_any(),
+            reason: reason.into(),
+            explanation,
+            filter,
+        });
     }
     response
 }

@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::state::ApiState;
+use crate::api::EventHook;
+use crate::cluster::DeserializeGuard;
 use crate::core::delivery_reason::DeliveringFault;
 use crate::core::hook::{CompiledHook, InvalidSpec};
 use crate::core::receiver_breaker::BreakerReport;
@@ -48,16 +50,25 @@ impl<'a> HoldFinder<'a> {
         }
         let (api, now, hook) = (self.api, self.now, &record.hook);
         let find = || {
-            let state = api.index.get(&hook.uid);
             let object = api.view.hook(&hook.namespace, &hook.name);
             let object = object.as_ref().and_then(|object| object.0.as_ref().ok());
             // Another hook of the same name has a condition of its own.
             let object = object.filter(|object| object.meta().uid.as_deref() == Some(&*hook.uid));
-            let spec = state.as_ref().map(|state| state.hook.as_deref());
-            hold(spec, object.and_then(delivering_condition), api.reports.breakers.get(&hook.uid), now)
+            hold_of(api, &hook.uid, object, now)
         };
         self.of_hook.entry(hook.uid.clone()).or_insert_with(find).clone()
     }
+}
+
+/// Returns why the deliveries of an existing hook are held.
+pub fn hook_hold(api: &ApiState, guard: &DeserializeGuard<EventHook>, now: Millis) -> Option<HoldResponse> {
+    hold_of(api, guard.meta().uid.as_deref().unwrap_or_default(), guard.0.as_ref().ok(), now)
+}
+
+fn hold_of(api: &ApiState, uid: &str, object: Option<&EventHook>, now: Millis) -> Option<HoldResponse> {
+    let state = api.index.get(uid);
+    let spec = state.as_ref().map(|state| state.hook.as_deref());
+    hold(spec, object.and_then(delivering_condition), api.reports.breakers.get(uid), now)
 }
 
 /// Derives the hold from the compiled hook (None: it does not exist), its condition `Delivering` and its breaker (None: it

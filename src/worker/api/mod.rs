@@ -7,19 +7,30 @@
 //! Out of scope: the history (`store`), sending (`dispatch`), authorization (`cluster`).
 
 mod cancellations;
+mod catalogue;
 mod deliveries;
 mod event_query;
 mod events;
 mod explain;
 mod hold;
+mod hooks;
+mod keyset;
 mod kong;
+mod listing;
+mod measure;
+mod objects;
 mod openapi;
+mod outcome_filter;
 mod page;
 mod query;
+mod rates;
+mod readiness;
 mod replays;
 mod responses;
+mod rights;
 mod route;
 mod routes;
+mod scope;
 mod state;
 mod status;
 mod why;
@@ -34,9 +45,9 @@ use axum::response::Response;
 use super::local_access::{LocalAccess, protect};
 use super::problem::HttpProblem;
 use crate::metrics::Metrics;
+pub use measure::StatusSources;
 pub use routes::openapi_document;
 pub use state::ApiState;
-pub use status::StatusSources;
 
 /// Builds the router of the API port. `access` restricts clients without a token.
 pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {

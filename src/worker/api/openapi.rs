@@ -94,7 +94,7 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
 
 fn parameter(parameter: &Parameter) -> Value {
     let kind = match parameter.kind {
-        ParameterKind::Text => "string",
+        ParameterKind::Text | ParameterKind::List => "string",
         ParameterKind::Number => "integer",
         ParameterKind::Flag => "boolean",
     };

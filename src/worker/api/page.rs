@@ -1,19 +1,55 @@
-//! Reads a page of deliveries in several states: one read for each state, merged.
+//! Reads a page of deliveries in several states: one read for each state, merged. And one by reason or status: reads until
+//! the page is full, within a bound.
+
+use std::time::{Duration, Instant};
 
 use strum::EnumCount;
 
-use super::query::{ListQuery, Page};
+use super::query::{ListQuery, MAX_LIMIT, Page};
 use crate::worker::store::{DeliveryFilter, DeliveryPage, DeliveryState, HistoryStore, StoreError};
+
+/// The most deliveries that a filtered page examines.
+const MAX_EXAMINED: usize = 10_000;
+/// How long a filtered page is read.
+const MAX_FILTER_TIME: Duration = Duration::from_millis(100);
 
 /// Reads a page. A delivery whose state changes between two of the reads is listed once.
 pub async fn read_page(store: &dyn HistoryStore, query: ListQuery) -> Result<DeliveryPage, StoreError> {
-    let ListQuery { filter, states, page: Page { before, limit } } = query;
+    let ListQuery { filter, states, outcome, page } = query;
+    if outcome.is_empty() {
+        return read_states(store, &filter, &states, page).await;
+    }
+    let started = Instant::now();
+    let (mut records, mut examined, mut before) = (Vec::new(), 0, page.before);
+    loop {
+        let part = read_states(store, &filter, &states, Page { before, limit: MAX_LIMIT }).await?;
+        examined += part.records.len();
+        before = part.next;
+        for record in part.records.into_iter().filter(|record| outcome.selects(record)) {
+            let seq = record.seq;
+            records.push(record);
+            if records.len() >= page.limit {
+                return Ok(DeliveryPage { records, next: Some(seq) });
+            }
+        }
+        if before.is_none() || examined >= MAX_EXAMINED || started.elapsed() > MAX_FILTER_TIME {
+            return Ok(DeliveryPage { records, next: before });
+        }
+    }
+}
+
+async fn read_states(
+    store: &dyn HistoryStore,
+    filter: &DeliveryFilter,
+    states: &[DeliveryState],
+    Page { before, limit }: Page,
+) -> Result<DeliveryPage, StoreError> {
     if states.is_empty() {
-        return store.list(filter, before, limit).await;
+        return store.list(filter.clone(), before, limit).await;
     }
     let mut pages = Vec::with_capacity(states.len());
     for state in states {
-        let of_state = DeliveryFilter { state: Some(state), ..filter.clone() };
+        let of_state = DeliveryFilter { state: Some(*state), ..filter.clone() };
         pages.push(store.list(of_state, before, limit).await?);
     }
     Ok(merge(pages, limit))

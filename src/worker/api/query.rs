@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::form_urlencoded;
 
+use super::outcome_filter::{OutcomeFilter, REASON, STATUS};
 use super::page::distinct_states;
 use super::state::MAX_EVENT_ID;
 use crate::core::names::is_object_name;
@@ -16,7 +17,7 @@ use crate::worker::store::{DeliveryFilter, DeliverySeq, DeliveryState};
 
 /// Deliveries on a page: the default and the maximum.
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
+pub const MAX_LIMIT: usize = 500;
 /// Deliveries a second of a bulk replay: the default and the maximum.
 const DEFAULT_RATE: u32 = 50;
 const MAX_RATE: u32 = 10_000;
@@ -29,6 +30,7 @@ pub struct ListQuery {
     pub filter: DeliveryFilter,
     /// Empty: all.
     pub states: Vec<DeliveryState>,
+    pub outcome: OutcomeFilter,
     pub page: Page,
 }
 
@@ -57,6 +59,8 @@ pub struct Parameter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterKind {
     Text,
+    /// Several texts: separated by commas, or in a parameter each.
+    List,
     Number,
     Flag,
 }
@@ -64,6 +68,10 @@ pub enum ParameterKind {
 impl Parameter {
     pub const fn text(name: &'static str, description: &'static str) -> Self {
         Parameter { name, kind: ParameterKind::Text, description }
+    }
+
+    pub const fn list(name: &'static str, description: &'static str) -> Self {
+        Parameter { name, kind: ParameterKind::List, description }
     }
 
     pub const fn flag(name: &'static str, description: &'static str) -> Self {
@@ -85,12 +93,14 @@ pub const LIMIT: Parameter = Parameter::number("limit", "The most items, 1 to 50
 pub const CONTINUE: Parameter = Parameter::text("continue", "The token of the last page");
 
 /// The parameters of a list of deliveries.
-pub const LIST_PARAMETERS: [Parameter; 7] = [
+pub const LIST_PARAMETERS: [Parameter; 9] = [
     Parameter::text("hook", "The name of the hook"),
-    Parameter::text(
+    Parameter::list(
         "state",
         "One or several of pending, delivered, dead, dropped, cancelled, separated by commas",
     ),
+    REASON,
+    STATUS,
     Parameter::text("event", "The event's id"),
     SINCE,
     UNTIL,
@@ -118,7 +128,8 @@ pub fn parse_page_parameter(name: &str, value: &str, page: &mut Page) -> Result<
 /// Parses the query of a list.
 pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<ListQuery, HttpProblem> {
     let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
-    let mut list = ListQuery { filter, states: Vec::new(), page: Page::default() };
+    let mut list =
+        ListQuery { filter, states: Vec::new(), outcome: OutcomeFilter::default(), page: Page::default() };
     for (name, value) in parse_parameters(query, &LIST_PARAMETERS)? {
         let filter = &mut list.filter;
         match name {
@@ -127,6 +138,8 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
                 let states = value.split(',').map(parse_state).collect::<Result<_, _>>()?;
                 list.states = distinct_states(states);
             }
+            "reason" => list.outcome.set_reasons(&value)?,
+            "status" => list.outcome.set_statuses(&value)?,
             "event" => filter.event = Some(parse_event_id(value)?),
             "since" | "until" => {
                 let at = parse_time_or_age(&value, now).map_err(|why| invalid_parameter(name, why))?;
@@ -180,7 +193,7 @@ pub struct ReplayRequest {
 
 /// Parses the body of a bulk replay: the filter and the deliveries a second.
 pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(DeliveryFilter, u32), HttpProblem> {
-    let request: ReplayRequest = parse_body(body)?;
+    let request: ReplayRequest = parse_body(body, r#"{"hook": "h"}"#)?;
     let filter = DeliveryFilter {
         namespace: namespace.to_owned(),
         hook: request.hook.map(parse_hook_name).transpose()?,
@@ -225,7 +238,7 @@ pub struct CancellationRequest {
 
 /// Parses the body of a cancellation in bulk.
 pub fn parse_cancel(namespace: &str, body: &[u8], now: Millis) -> Result<CancelQuery, HttpProblem> {
-    let request: CancellationRequest = parse_body(body)?;
+    let request: CancellationRequest = parse_body(body, r#"{"hook": "h"}"#)?;
     if request.state.as_deref().map_or(Ok(DeliveryState::Pending), parse_state)? != DeliveryState::Pending {
         return Err(invalid_parameter("state", "must be pending: only pending deliveries can be cancelled"));
     }
@@ -241,10 +254,10 @@ pub fn parse_cancel(namespace: &str, body: &[u8], now: Millis) -> Result<CancelQ
     Ok(CancelQuery { filter, before })
 }
 
-fn parse_body<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, HttpProblem> {
+/// Parses a body. `example` shows users a valid one.
+pub fn parse_body<'b, T: Deserialize<'b>>(body: &'b [u8], example: &str) -> Result<T, HttpProblem> {
     serde_json::from_slice(body).map_err(|e| {
-        let detail = format!("the body must be a JSON object such as {{\"hook\": \"h\"}}: {e}");
-        HttpProblem::new(400, "BadBody", detail)
+        HttpProblem::new(400, "BadBody", format!("the body must be a JSON object such as {example}: {e}"))
     })
 }
 
@@ -267,25 +280,29 @@ fn parse_page_token(text: &str) -> Option<DeliverySeq> {
     std::str::from_utf8(&bytes).ok()?.strip_prefix("1.")?.parse().ok()
 }
 
-/// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones.
+/// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones. Joins the values of a
+/// repeated list by commas.
 pub fn parse_parameters(
     query: Option<&str>,
     allowed: &[Parameter],
 ) -> Result<Vec<(&'static str, String)>, HttpProblem> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let Some(allowed_name) = allowed.iter().map(|allowed| allowed.name).find(|allowed| *allowed == name)
-        else {
+        let Some(parameter) = allowed.iter().find(|allowed| allowed.name == name) else {
             let names: Vec<&str> = allowed.iter().map(|allowed| allowed.name).collect();
             let allowed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let truncated: String = name.chars().take(64).collect();
             let why = format!("unknown parameter {truncated:?} (allowed: {allowed})");
             return Err(HttpProblem::new(400, "BadParameter", why));
         };
-        if found.iter().any(|(name, _)| *name == allowed_name) {
-            return Err(invalid_parameter(allowed_name, "is given twice"));
+        match found.iter_mut().find(|(name, _)| *name == parameter.name) {
+            None => found.push((parameter.name, value.into_owned())),
+            Some((_, values)) if parameter.kind == ParameterKind::List => {
+                values.push(',');
+                values.push_str(&value);
+            }
+            Some(_) => return Err(invalid_parameter(parameter.name, "is given twice")),
         }
-        found.push((allowed_name, value.into_owned()));
     }
     Ok(found)
 }
@@ -325,7 +342,7 @@ mod tests {
         assert_eq!(default.filter, DeliveryFilter { namespace: "n".into(), ..DeliveryFilter::default() });
         let next = page_token(42);
         let query = format!(
-            "hook=a.b-c&state=dead,pending,dead&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
+            "hook=a.b-c&state=dead&state=pending,dead&status=5xx&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
         );
         let all = parse_list("n", Some(&query), NOW).unwrap();
         let filter = DeliveryFilter {
@@ -337,7 +354,9 @@ mod tests {
             until: Some(NOW),
         };
         let states = vec![DeliveryState::Pending, DeliveryState::Dead];
-        assert_eq!(all, ListQuery { filter, states, page: Page { before: Some(42), limit: 500 } });
+        let mut outcome = OutcomeFilter::default();
+        outcome.set_statuses("5xx").unwrap();
+        assert_eq!(all, ListQuery { filter, states, outcome, page: Page { before: Some(42), limit: 500 } });
     }
 
     #[test]
@@ -349,6 +368,8 @@ mod tests {
             ("hook=a&hook=b", "hook is given twice"),
             ("state=Dead", "state must be one of pending, delivered"),
             ("state=dead,", "state must be one of"),
+            ("reason=-", "reason must be"),
+            ("status=6xx", "status must be"),
             ("event=", "event must be"),
             ("since=1d", "since must be a time"),
             ("until=x", "until must be a time"),

@@ -12,12 +12,13 @@ use uuid::Uuid;
 
 use super::query;
 use super::responses::{DryRunResponse, ReplayListResponse, ReplayResponse};
+use super::scope::ListScope;
 use super::state::{ApiState, IdPath, RESOURCE, read_small_body, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{ALL_NAMESPACES, DeliveryFilter};
+use crate::worker::store::DeliveryFilter;
 
 /// The most deliveries that a dry run counts.
 const MAX_COUNTED: usize = 10_000;
@@ -61,34 +62,16 @@ async fn count(api: &ApiState, filter: DeliveryFilter) -> Result<DryRunResponse,
     }
 }
 
-/// Lists the bulk replays of a namespace.
+/// Lists the bulk replays of one namespace, or of all with the permission in all of them.
 pub async fn list(
     State(api): State<Arc<ApiState>>,
-    ValidPath(namespace): ValidPath<String>,
+    ListScope(namespace): ListScope,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<ReplayListResponse>, HttpProblem> {
-    list_of(&api, &namespace, &uri, &headers).await
-}
-
-/// Lists the bulk replays of all namespaces. Needs the permission in all of them.
-pub async fn list_all(
-    State(api): State<Arc<ApiState>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Json<ReplayListResponse>, HttpProblem> {
-    list_of(&api, ALL_NAMESPACES, &uri, &headers).await
-}
-
-async fn list_of(
-    api: &ApiState,
-    namespace: &str,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<Json<ReplayListResponse>, HttpProblem> {
-    api.authorize_list(headers, replay_access(namespace)).await?;
+    api.authorize_list(&headers, replay_access(&namespace)).await?;
     query::reject_parameters(uri.query())?;
-    let replays = api.store.replays(namespace).await.map_err(|error| store_problem(&error))?;
+    let replays = api.store.replays(&namespace).await.map_err(|error| store_problem(&error))?;
     Ok(Json(ReplayListResponse { items: replays.into_iter().map(Into::into).collect() }))
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::catalogue::FilterResultResponse;
 use super::hold::HoldResponse;
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -268,6 +269,8 @@ pub struct UnmatchedHook {
     pub hook: String,
     pub reason: &'static str,
     pub explanation: String,
+    /// The result of its filter on the event, with that of each part. Null: it has none, or something else decided.
+    pub filter: Option<FilterResultResponse>,
 }
 
 impl ExplainResponse {

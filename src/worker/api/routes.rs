@@ -18,7 +18,9 @@ use super::responses::{
 };
 use super::route::{ApiRoute, BodySchema, schema};
 use super::status::{self, StatusResponse};
-use super::{cancellations, deliveries, events, explain, kong, replays};
+use super::{
+    cancellations, catalogue, deliveries, events, explain, hooks, kong, objects, rates, replays, rights,
+};
 use crate::core::version::Version;
 
 const REPLAY: &str = "create deliveries/replay";
@@ -145,7 +147,7 @@ pub fn routes() -> Vec<ApiRoute> {
             "Show what is wrong in a namespace: objects, hooks, backlog, dead letters",
             "list deliveries",
             schema::<StatusResponse>,
-            get(status::of_namespace),
+            get(status::show),
         ),
         ApiRoute::get(
             "/v1/deliveries",
@@ -153,7 +155,7 @@ pub fn routes() -> Vec<ApiRoute> {
             "List the deliveries of all namespaces, newest first",
             "list deliveries",
             schema::<DeliveryListResponse>,
-            get(deliveries::list_all),
+            get(deliveries::list),
         )
         .parameters(&LIST_PARAMETERS),
         ApiRoute::get(
@@ -162,7 +164,7 @@ pub fn routes() -> Vec<ApiRoute> {
             "List the events of all namespaces, newest first; with payload also their data (get deliveries/payload)",
             "list deliveries",
             schema::<EventListResponse>,
-            get(events::list_all),
+            get(events::list),
         )
         .parameters(&EVENT_PARAMETERS),
         ApiRoute::get(
@@ -171,7 +173,7 @@ pub fn routes() -> Vec<ApiRoute> {
             "List replays of many deliveries of all namespaces",
             REPLAY,
             schema::<ReplayListResponse>,
-            get(replays::list_all),
+            get(replays::list),
         ),
         ApiRoute::get(
             "/v1/status",
@@ -179,9 +181,14 @@ pub fn routes() -> Vec<ApiRoute> {
             "Show what is wrong in all namespaces",
             "list deliveries",
             schema::<StatusResponse>,
-            get(status::of_all),
+            get(status::show),
         ),
     ];
+    routes.extend(hooks::routes());
+    routes.extend(objects::routes());
+    routes.extend(rates::routes());
+    routes.extend(catalogue::routes());
+    routes.extend(rights::routes());
     routes.extend(kong::routes());
     // As at the Kubernetes API server, everybody may read these two.
     routes.extend(

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::status::StatusSources;
+use super::measure::StatusSources;
 use crate::cluster::{AuthorizationError, Cluster, Permission, View};
 use crate::core::names::is_namespace;
 use crate::memory::MemoryBudget;
@@ -43,7 +43,7 @@ pub struct ApiState {
     pub reports: Arc<ReportQueues>,
     pub max_event_bytes: usize,
     pub memory: MemoryBudget,
-    pub status: StatusSources,
+    pub status: Arc<StatusSources>,
 }
 
 impl ApiState {

@@ -1,96 +1,36 @@
 //! The state of the installation on one page: objects that are not Ready, hooks that do not deliver, backlog, dead letters,
 //! disk and memory.
 //!
-//! The response has a bounded size. Its measurements of the store are shared by all requests of a short time, so that
-//! polling clients cost the store no more than one.
+//! The response has a bounded size.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::reflector::Store as Reflected;
 use schemars::JsonSchema;
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
+use super::measure::StoreMeasurement;
 use super::query;
+use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness};
 use super::routes::VersionSchema;
+use super::scope::ListScope;
 use super::state::{ApiState, RESOURCE, store_problem};
-use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::cluster::{DeserializeGuard, ObjectKey, Permission};
 use crate::core::conditions::DELIVERING;
-use crate::core::shown_readiness::{ShownReadiness, find_condition};
+use crate::core::shown_readiness::find_condition;
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use crate::memory::MemoryShare;
-use crate::worker::ingest::Disk;
 use crate::worker::problem::HttpProblem;
-use crate::worker::request::ValidPath;
-use crate::worker::store::{ALL_NAMESPACES, DeadLetterCounts, HookId, Store, StoreError, StoreStats};
+use crate::worker::store::ALL_NAMESPACES;
 
 /// Entries of each list in a response.
 const MAX_ITEMS: usize = 200;
-/// How long a measurement of the store is shared.
-const MAX_AGE: Duration = Duration::from_secs(2);
-/// Hooks with a backlog that are measured.
-const MAX_MEASURED_HOOKS: usize = 1000;
-/// The longest time for measuring them.
-const MAX_MEASURE_TIME: Duration = Duration::from_secs(3);
-/// Dead letters that are counted.
-const MAX_DEAD_LETTERS: usize = 10_000;
-/// The age of the dead letters that are counted, in milliseconds.
-const DEAD_LETTER_AGE: i64 = 24 * 3_600_000;
-
-/// Measures the store and its disk for status responses.
-pub struct StatusSources {
-    pub store: Arc<dyn Store>,
-    pub disk: Arc<Disk>,
-    last: tokio::sync::Mutex<Option<(Instant, Arc<StoreMeasurement>)>>,
-}
-
-struct StoreMeasurement {
-    /// By the hook's uid.
-    backlogs: HashMap<Arc<str>, (HookId, StoreStats)>,
-    /// False if more hooks have a backlog than were measured.
-    is_exact: bool,
-    dead: DeadLetterCounts,
-}
-
-impl StatusSources {
-    pub fn new(store: Arc<dyn Store>, disk: Arc<Disk>) -> Self {
-        StatusSources { store, disk, last: tokio::sync::Mutex::default() }
-    }
-
-    /// Returns the last measurement, or a new one if it is too old. Concurrent callers share it.
-    async fn measure(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
-        let mut last = self.last.lock().await;
-        if let Some((at, measured)) = &*last
-            && at.elapsed() < MAX_AGE
-        {
-            return Ok(measured.clone());
-        }
-        let started = Instant::now();
-        let (mut backlogs, mut is_exact) = (HashMap::new(), true);
-        for backlog in self.store.backlog().await? {
-            if backlogs.len() >= MAX_MEASURED_HOOKS || started.elapsed() > MAX_MEASURE_TIME {
-                is_exact = false;
-                break;
-            }
-            let stats = self.store.hook_stats(&backlog.hook.uid).await?;
-            backlogs.insert(backlog.hook.uid.clone(), (backlog.hook, stats));
-        }
-        let since = Millis(Millis::for_ages().0.saturating_sub(DEAD_LETTER_AGE));
-        let dead = self.store.dead_letters(since, MAX_DEAD_LETTERS).await?;
-        let measured = Arc::new(StoreMeasurement { backlogs, is_exact, dead });
-        *last = Some((Instant::now(), measured.clone()));
-        Ok(measured)
-    }
-}
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -119,22 +59,6 @@ struct ItemsResponse<T> {
     items: Vec<T>,
     /// The number of further entries.
     left_out: usize,
-}
-
-/// An object and its condition Ready.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct ObjectResponse {
-    kind: &'static str,
-    namespace: String,
-    name: String,
-    /// True, False, or Unknown before the first sync of the present spec.
-    ready: &'static str,
-    reason: String,
-    message: String,
-    since: Option<String>,
-    /// True if a user requested the state.
-    expected: bool,
 }
 
 /// A hook whose condition Delivering is False.
@@ -187,27 +111,17 @@ struct MemoryResponse {
     budget_bytes: u64,
 }
 
-/// Shows one namespace.
-pub async fn of_namespace(
+/// Shows one namespace, or all with the permission in all of them.
+pub async fn show(
     State(api): State<Arc<ApiState>>,
-    ValidPath(namespace): ValidPath<String>,
+    ListScope(scope): ListScope,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<StatusResponse>, HttpProblem> {
-    api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
+    api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
-    status(&api, Some(namespace)).await.map(Json)
-}
-
-/// Shows all namespaces. Needs the permission in all of them.
-pub async fn of_all(
-    State(api): State<Arc<ApiState>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Json<StatusResponse>, HttpProblem> {
-    api.authorize_list(&headers, Permission::new(ALL_NAMESPACES, "list", RESOURCE)).await?;
-    query::reject_parameters(uri.query())?;
-    status(&api, None).await.map(Json)
+    let namespace = (scope != ALL_NAMESPACES).then_some(scope);
+    status(&api, namespace).await.map(Json)
 }
 
 async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusResponse, HttpProblem> {
@@ -248,7 +162,7 @@ async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusRespo
         backlog: BacklogResponse {
             pending,
             oldest_time: oldest.map(Millis::rfc3339),
-            exact: measured.is_exact,
+            exact: measured.is_exact(),
         },
         dead_letters: DeadLettersResponse { last_24h: dead, exact: measured.dead.is_exact },
         disk: DiskResponse { used_ratio: api.status.disk.used(), closed: closed.map(Into::into) },
@@ -284,23 +198,6 @@ impl Named for HookResponse {
     }
 }
 
-/// Objects whose status has conditions.
-trait HasConditions {
-    fn conditions(&self) -> &[Condition];
-}
-
-macro_rules! has_conditions {
-    ($($kind:ty),*) => {
-        $(impl HasConditions for $kind {
-            fn conditions(&self) -> &[Condition] {
-                self.status.as_ref().map_or(&[], |status| &status.conditions)
-            }
-        })*
-    };
-}
-
-has_conditions!(Connection, EventHook, EventStream, Hook);
-
 /// Collects the objects that `is_wanted` selects by their readiness.
 fn collect<K>(
     store: &Reflected<DeserializeGuard<K>>,
@@ -309,41 +206,14 @@ fn collect<K>(
     is_wanted: impl Fn(&ObjectResponse) -> bool,
     objects: &mut Vec<ObjectResponse>,
 ) where
-    K: Resource<DynamicType = ()> + HasConditions + Clone + 'static,
+    K: Resource<DynamicType = ()> + VendorObject + Clone + 'static,
 {
     for guard in store.state() {
         let key = ObjectKey::of(&*guard);
         // An object that is being deleted is not synced any more.
         if is_shown(&key) && guard.meta().deletion_timestamp.is_none() {
-            objects.extend(Some(readiness(kind, key, &guard)).filter(&is_wanted));
+            objects.extend(Some(readiness(kind, &guard)).filter(&is_wanted));
         }
-    }
-}
-
-fn readiness<K>(kind: &'static str, key: ObjectKey, guard: &DeserializeGuard<K>) -> ObjectResponse
-where
-    K: Resource<DynamicType = ()> + HasConditions,
-{
-    let ObjectKey { namespace, name } = key;
-    let object = |ready, reason: &str, message: &str| ObjectResponse {
-        kind,
-        namespace,
-        name,
-        ready,
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        since: None,
-        expected: false,
-    };
-    let found = match &guard.0 {
-        Err(invalid) => return object("False", "InvalidObject", &invalid.error),
-        Ok(found) => found,
-    };
-    let shown = ShownReadiness::of(found.conditions(), found.meta().generation);
-    ObjectResponse {
-        since: shown.since,
-        expected: shown.expected,
-        ..object(shown.ready, shown.reason, shown.message)
     }
 }
 
@@ -357,7 +227,7 @@ fn collect_not_delivering(
         let Ok(hook) = &guard.0 else { continue };
         let key = ObjectKey::of(hook);
         let failing =
-            find_condition(hook.conditions(), DELIVERING).filter(|condition| condition.status == "False");
+            find_condition(conditions_of(hook), DELIVERING).filter(|condition| condition.status == "False");
         let Some(condition) = failing.filter(|_| is_shown(&key)) else { continue };
         let uid = hook.metadata.uid.as_deref().unwrap_or_default();
         let backlog = measured.backlogs.get(uid).map(|(_, stats)| *stats).unwrap_or_default();

@@ -154,7 +154,13 @@ async fn make_attempt(
             state.series.iter().for_each(|series| series.record_attempt(outcome.status()));
             let (label, status) = (outcome.label(), outcome.status());
             let is_delivered = outcome.is_success();
-            let result = settle(hook, pending, (outcome, exchange), at, started.elapsed());
+            let duration = started.elapsed();
+            let result = settle(hook, pending, (outcome, exchange), at, duration);
+            if result.is_ok() {
+                let id = &pending.hook;
+                job.metrics.rates.record_attempt(&id.namespace, is_delivered, duration);
+                job.metrics.hook_times.record(&id.uid, duration, is_delivered.then_some(at + duration));
+            }
             // Without an attempt, there is no span.
             if let Some(span) = span.filter(|_| result.is_ok()) {
                 span.end(status, (!is_delivered).then_some(label));

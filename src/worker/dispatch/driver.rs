@@ -190,6 +190,7 @@ impl Dispatcher {
                         self.metrics.unhealthy_hooks.insert(&hook.uid, name, reason, Millis::now());
                     }
                 }
+                self.reports.timeline.record(&health, Millis::now());
                 self.reports.health.push(&health.hook.uid.clone(), health)
             }
             Effect::ReportBreaker { uid, report, change, series } => {

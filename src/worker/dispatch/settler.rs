@@ -113,6 +113,7 @@ impl Settler {
                     self.metrics.record_finished("dead", Some(reason));
                     if let Some(HookState { id, .. }) = self.index.get(&uid).as_deref() {
                         self.metrics.dead_letters.record(&id.namespace, &id.name, reason);
+                        self.metrics.rates.record_dead(&id.namespace);
                     }
                 }
                 _ => {}

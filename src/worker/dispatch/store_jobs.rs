@@ -108,7 +108,10 @@ pub async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &
         let Ok(ended) = store.settle_many(dead.collect()).await else { return false };
         for _ in ended {
             metrics.record_finished("dead", Some(reason));
-            hook.iter().for_each(|hook| metrics.dead_letters.record(&hook.namespace, &hook.name, reason));
+            hook.iter().for_each(|hook| {
+                metrics.dead_letters.record(&hook.namespace, &hook.name, reason);
+                metrics.rates.record_dead(&hook.namespace);
+            });
         }
     }
     false

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use oauth2::AccessTokens;
 pub use permission::{HookVersion, ReceiverPermission};
 pub use request::OutgoingRequest;
-pub use test::{FunctionResult, ShownTest, TestResult, ping_event, posted_event, shown_data};
+pub use test::{FunctionResult, ShownTest, TestResult, TestRun, ping_event, posted_event, shown_data};
 use warnings::Warnings;
 
 use crate::cluster::Cluster;

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{HandlerOutcome, HandlerRunner, OutgoingRequest, lambda, log, request, timeout};
+use crate::core::delivery_reason::AttemptFailure;
 use crate::core::event::{Event, Origin};
 use crate::core::hook::{CompiledHook, Handler};
 use crate::core::redact::mask;
 use crate::core::time::Millis;
-use crate::worker::store::{HookId, PendingDelivery};
+use crate::worker::store::{Exchange, HookId, KeepResponses, PendingDelivery};
 
 /// The result of a test run.
 #[derive(Debug, Serialize)]
@@ -61,7 +62,51 @@ impl TestResult {
     }
 }
 
+/// What a hook did with an event, with the request and the response as the history shows those of a delivery.
+pub struct TestRun {
+    pub outcome: HandlerOutcome,
+    /// The request and the response, masked and bounded. None if the handler sends none, or could not build one.
+    pub exchange: Option<Box<Exchange>>,
+    /// The results of Lua functions.
+    pub functions: Vec<FunctionResult>,
+}
+
 impl HandlerRunner {
+    /// Runs the hook on the event as a delivery's attempt, with real effects.
+    pub async fn run_once(&self, hook: &CompiledHook, event: Event) -> TestRun {
+        let of = |(outcome, exchange)| TestRun { outcome, exchange, functions: Vec::new() };
+        match &hook.handler {
+            Handler::Webhook(_) | Handler::WebhookCustom(_) => {
+                let pending = unstored_delivery(hook, event);
+                if hook.handler.performs_handshake()
+                    && let Err(outcome) = self.perform_handshake_once(hook, &pending).await
+                {
+                    return of((outcome, None));
+                }
+                match self.prepare_request(hook, &pending).await {
+                    Ok(request) => of(request.send(timeout(hook), KeepResponses::All).await),
+                    Err(outcome) => of((outcome, None)),
+                }
+            }
+            Handler::Log | Handler::Lambda(_) => match self.test(hook, event).await {
+                Err(outcome) => of((outcome, None)),
+                Ok(result) => {
+                    let outcome = match result.failure() {
+                        None => HandlerOutcome::Completed,
+                        Some(detail) => {
+                            HandlerOutcome::Failed { reason: AttemptFailure::NotDelivered, detail }
+                        }
+                    };
+                    let functions = match result {
+                        TestResult::Ran { functions } => functions,
+                        TestResult::Answer { .. } | TestResult::Logged(_) => Vec::new(),
+                    };
+                    TestRun { outcome, exchange: None, functions }
+                }
+            },
+        }
+    }
+
     /// Runs the hook on the event, with real effects. An error: nothing was sent, or no response was received.
     pub async fn test(&self, hook: &CompiledHook, event: Event) -> Result<TestResult, HandlerOutcome> {
         let pending = unstored_delivery(hook, event);

@@ -162,6 +162,7 @@ fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
         return;
     }
     metrics.record_accepted(event.event.origin.kind());
+    metrics.rates.record_accepted(namespace);
     for (delivery, stored) in event.deliveries.iter().zip(&accepted.deliveries) {
         match stored.fate {
             Fate::Dropped => metrics.record_finished("dropped", None),
@@ -171,6 +172,7 @@ fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
                 let (hook, reason) = (&delivery.hook, delivery.dead.unwrap_or(DeliveryReason::BacklogFull));
                 metrics.record_finished("dead", Some(reason));
                 metrics.dead_letters.record(&hook.namespace, &hook.name, reason);
+                metrics.rates.record_dead(&hook.namespace);
             }
             Fate::Pending { .. } | Fate::Candidate { .. } | Fate::Ended => {}
         }

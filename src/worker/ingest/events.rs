@@ -61,6 +61,7 @@ pub async fn publish(
     };
     let outcome = if is_duplicate { "Duplicate" } else { "Accepted" };
     state.metrics.record_ingest("events", outcome, started.elapsed());
+    state.metrics.rates.record_accept_time(&namespace, started.elapsed());
     (StatusCode::ACCEPTED, response).into_response()
 }
 

@@ -51,6 +51,7 @@ pub async fn relay(
     let (label, response) = match outcome {
         RelayOutcome::Accepted(accepted) => {
             let label = if accepted.duplicate { "Duplicate" } else { "Accepted" };
+            state.metrics.rates.record_accept_time(&namespace, started.elapsed());
             (label, (StatusCode::ACCEPTED, Json(PublishResponse::of(&accepted))).into_response())
         }
         RelayOutcome::Ping => ("Ping", Json(json!({"pong": true})).into_response()),

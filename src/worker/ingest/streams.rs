@@ -36,6 +36,7 @@ pub async fn receive(
         match accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body, started).await {
             Ok(accepted) => {
                 let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
+                state.metrics.rates.record_accept_time(&namespace, started.elapsed());
                 (outcome, (StatusCode::ACCEPTED, Json(PublishResponse::of(&accepted))).into_response())
             }
             Err(problem) => (problem.reason, problem.into_response()),

@@ -50,6 +50,11 @@ pub trait DispatchStore: Send + Sync + 'static {
     /// backlog.
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>>;
 
+    /// Returns every hook with pending deliveries, also those whose deliveries another process sends. For measurements.
+    fn backlog_of_all_workers(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>> {
+        self.backlog()
+    }
+
     /// Marks a hook as held (paused, gone, invalid, deleted, a Secret missing), or as no longer held.
     ///
     /// While a hook is held, its deliveries do not age. The mark survives restarts. Setting the present value again

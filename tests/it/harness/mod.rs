@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing static holds a client or a task of a test's runtime, because each test has its own. No helper
 //! sleeps for a guessed time. Everything that a test started ends with the test binary, however that ends (`watchdog`).
-// Each helper is used by some test modules and by some benchmarks only.
+// Each helper is used by some test modules, by some benchmarks and by the browser tests only.
 #![allow(dead_code, unused_imports)]
 
 mod accounts;
@@ -23,8 +23,6 @@ mod process;
 mod receiver;
 mod response_gate;
 pub mod standalone;
-#[cfg(test)]
-mod tests;
 mod tools;
 pub mod watchdog;
 pub mod worker;

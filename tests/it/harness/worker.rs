@@ -1,11 +1,11 @@
 //! `hookstream worker` as a process in a cluster, under the worker's account.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::http::{answer, client};
@@ -63,6 +63,65 @@ impl Worker {
     pub async fn metrics(&self) -> String {
         self.client.get(format!("{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap()
     }
+}
+
+/// Returns an address of this machine other than loopback, because the API server does not forward to loopback.
+pub fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Sends nothing; connecting a UDP socket only selects the source address.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket
+        .local_addr()
+        .ok()
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+/// A Service that leads to ports of this machine.
+pub struct Service {
+    pub name: &'static str,
+    pub ip: IpAddr,
+    pub api: u16,
+    pub ingest: Option<u16>,
+}
+
+impl Service {
+    /// Creates it with a Pod and Endpoints, which a kubelet and the controllers would write. The API server forwards to
+    /// addresses of Pods only.
+    pub async fn create(&self, namespace: &Namespace) {
+        let (name, ip) = (self.name, self.ip.to_string());
+        let port = |name: &str, port: u16| json!({"name": name, "port": port});
+        let ports: Vec<Value> =
+            [Some(port("api", self.api)), self.ingest.map(|ingest| port("ingest", ingest))]
+                .into_iter()
+                .flatten()
+                .collect();
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"ports": [port("api", 8082), port("ingest", 8080)]}});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker-0"}, "spec": {
+            "serviceAccountName": "default", "automountServiceAccountToken": false,
+            "containers": [{"name": "worker", "image": "hookstream"}]}});
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let target = json!({"kind": "Pod", "namespace": namespace.name, "name": "worker-0"});
+        let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": name},
+            "subsets": [{"addresses": [{"ip": ip, "targetRef": target}], "ports": ports}]});
+        let manifests = format!("{account}\n---\n{service}\n---\n{pod}\n---\n{endpoints}\n");
+        namespace.apply(&manifests).await.expect("the service");
+        let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}}).to_string();
+        let patch = ["patch", "pod", "worker-0", "--subresource=status", "--type=merge", "-p", &status];
+        namespace.kubectl(&patch).await.expect("the pod's address");
+    }
+}
+
+/// The key of [`key_ring_secret`].
+pub const KEY: [u8; 32] = [7; 32];
+
+/// Returns the manifest of the key ring, which the controller would create.
+pub fn key_ring_secret() -> String {
+    use base64::prelude::*;
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hookstream-keys"},
+        "data": {"k1": BASE64_STANDARD.encode(KEY)}})
+    .to_string()
 }
 
 /// Creates a namespace with the operator's accounts and two callers, of which one may publish. Returns the namespace and

@@ -2,6 +2,7 @@
 
 mod charts;
 mod demo;
+mod demo_console;
 mod deploy_files;
 mod dist;
 mod kustomize;

@@ -1,24 +1,10 @@
 //! `hookstream deliveries --service`, `ping` and `send`: they reach the worker through the API server's own proxy.
 
-use std::net::{IpAddr, UdpSocket};
-
 use serde_json::{Value, json};
 
 use crate::harness::manifests::hook;
-use crate::harness::worker::{Worker, create_accounts};
+use crate::harness::worker::{Service, Worker, create_accounts, own_address};
 use crate::harness::{DEADLINE, Process, Receiver, Reply, control_plane, eventually};
-
-/// Returns an address of this machine other than loopback, because the API server does not forward to loopback.
-fn own_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // Sends nothing; connecting a UDP socket only selects the source address.
-    socket.connect("192.0.2.1:9").ok()?;
-    socket
-        .local_addr()
-        .ok()
-        .map(|address| address.ip())
-        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
-}
 
 async fn deliveries(kubeconfig: &str, args: &[&str]) -> (i32, String) {
     run(kubeconfig, &[&["deliveries"], args].concat()).await
@@ -38,27 +24,15 @@ async fn user_reaches_worker_with_kubeconfig_needs_address() {
     let name = namespace.name.clone();
     let worker = Worker::start_on(ip, namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let port = |url: &str| url.rsplit(':').next().unwrap().parse::<u16>().unwrap();
-    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "worker-api"},
-        "spec": {"ports": [{"name": "api", "port": 8082}, {"name": "ingest", "port": 8080}]}});
-    // A kubelet and the controllers would write these objects. The API server forwards to addresses of Pods only.
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker-0"}, "spec": {
-        "serviceAccountName": "reader", "automountServiceAccountToken": false,
-        "containers": [{"name": "worker", "image": "hookstream"}]}});
-    let target = json!({"kind": "Pod", "namespace": name, "name": "worker-0"});
-    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "worker-api"},
-        "subsets": [{"addresses": [{"ip": ip.to_string(), "targetRef": target}],
-            "ports": [{"name": "api", "port": port(&worker.api)}, {"name": "ingest", "port": port(&worker.ingest)}]}]});
     let rules = |resources: Value, group: &str, verbs: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
     // The account whose token the user sends: it may list and may not replay.
     let reader_rules = rules(json!(["deliveries"]), "hookstream.dev", json!(["list", "get"]));
     worker.namespace.service_account("reader", &reader_rules.to_string()).await;
     let tester_rules = rules(json!(["eventhooks/ping", "events"]), "hookstream.dev", json!(["create"]));
     worker.namespace.service_account("tester", &tester_rules.to_string()).await;
-    let manifests = format!("{service}\n---\n{pod}\n---\n{endpoints}\n");
-    worker.namespace.apply(&manifests).await.expect("the service");
-    let status = json!({"status": {"podIP": ip.to_string(), "podIPs": [{"ip": ip.to_string()}]}}).to_string();
-    let patch = ["patch", "pod", "worker-0", "--subresource=status", "--type=merge", "-p", &status];
-    worker.namespace.kubectl(&patch).await.expect("the pod's address");
+    Service { name: "worker-api", ip, api: port(&worker.api), ingest: Some(port(&worker.ingest)) }
+        .create(&worker.namespace)
+        .await;
     // The user may reach the Service and may create a token of the reader.
     let user_rules = json!([{"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["reader", "tester"], "verbs": ["create"]}]);

@@ -15,19 +15,10 @@ use secrecy::ExposeSecret;
 
 use crate::harness::http::{answer, client};
 use crate::harness::manifests::{event, hook, quick};
-use crate::harness::worker::{Worker, create_accounts, proxied_kubeconfig};
+use crate::harness::worker::{KEY, Worker, create_accounts, key_ring_secret, proxied_kubeconfig};
 use crate::harness::{
     DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
-
-const KEY: [u8; 32] = [7; 32];
-
-fn key_ring_secret() -> String {
-    use base64::prelude::*;
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hookstream-keys"},
-        "data": {"k1": BASE64_STANDARD.encode(KEY)}})
-    .to_string()
-}
 
 /// Returns an EventHook that Kong relays for, with a finalizer that keeps it while it is being deleted.
 fn relayed_hook(url: &str) -> Value {

@@ -17,6 +17,8 @@ use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub use run::{kong_ping, not_pingable};
+
 use super::route::{ApiRoute, schema};
 use super::state::ApiState;
 use crate::api::EventHook;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{HookPath, RESOURCE, shape};
 use crate::api::{EventHook, HandlerKind};
 use crate::cluster::Permission;
-use crate::core::event::{InvalidEvent, parse_test_data};
+use crate::core::event::{Event, InvalidEvent, parse_test_data};
 use crate::core::hook::{CompiledHook, validate};
 use crate::worker::api::state::ApiState;
 use crate::worker::body::{BodySender, ReadBody, read_body};
@@ -65,18 +65,9 @@ pub async fn ping(
     let (object, hook) = api.compile_hook(&path)?;
     let kind = hook.handler.kind();
     if kind != HandlerKind::Webhook {
-        let kind: &str = kind.into();
-        let detail = format!("handler {kind} cannot be pinged: use test, because only Webhook supports ping");
-        return Err(HttpProblem::new(400, "NotPingable", detail));
+        return Err(not_pingable(kind));
     }
-    let mut kong_hook = shape::kong_hook(&object);
-    // Show the content type that is sent, even if the hook sets none.
-    if let Some(headers) = kong_hook.pointer_mut("/config/headers").and_then(Value::as_object_mut)
-        && !headers.keys().any(|name| name.eq_ignore_ascii_case("content-type"))
-    {
-        headers.insert("content-type".into(), "application/json".into());
-    }
-    let event = ping_event(&hook, &kong_hook).map_err(|error| not_shown(&error))?;
+    let event = kong_ping(&object, &hook)?;
     let sent = shown_data(&event).map_err(|error| not_shown(&error))?;
     match api.runner.test(&hook, event).await.map_err(test_problem)? {
         TestResult::Answer { status, .. } if !(200..300).contains(&status) => {
@@ -84,6 +75,25 @@ pub async fn ping(
         }
         _ => Ok(Json(sent)),
     }
+}
+
+/// Returns the problem for a hook whose handler has no ping.
+pub fn not_pingable(kind: HandlerKind) -> HttpProblem {
+    let kind: &str = kind.into();
+    let detail = format!("handler {kind} cannot be pinged: use test, because only Webhook supports ping");
+    HttpProblem::new(400, "NotPingable", detail)
+}
+
+/// Returns the event of Kong's ping to a webhook.
+pub fn kong_ping(object: &EventHook, hook: &CompiledHook) -> Result<Event, HttpProblem> {
+    let mut shown = shape::kong_hook(object);
+    // Show the content type that is sent, even if the hook sets none.
+    if let Some(headers) = shown.pointer_mut("/config/headers").and_then(Value::as_object_mut)
+        && !headers.keys().any(|name| name.eq_ignore_ascii_case("content-type"))
+    {
+        headers.insert("content-type".into(), "application/json".into());
+    }
+    ping_event(hook, &shown).map_err(|error| not_shown(&error))
 }
 
 impl ApiState {

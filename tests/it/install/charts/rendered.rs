@@ -41,6 +41,7 @@ fn matrix() -> Vec<Value> {
                 "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
                 "settings": {"diskLimit": "80%", "relayDedupWindow": "0"},
                 "handshakeOrigins": ["shop=eventgrid.azure.net@120", "*=other.example"], "handshakeAllowAll": true,
+                "console": {"enabled": false},
                 "traces": {"endpoint": "http://otel:4318", "sampleRatio": "0.1", "headersSecret": {"name": "otlp"}},
             },
             "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},

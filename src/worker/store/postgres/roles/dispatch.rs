@@ -8,6 +8,7 @@ use super::super::super::{
     DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, PendingDelivery,
     ReadLimit, Settlement, StoreError,
 };
+use super::super::shard::SHARDS;
 use super::super::store::PostgresStore;
 use super::super::writer::QueuedOutcomes;
 use super::super::{due, hooks, places, transitions};
@@ -80,6 +81,11 @@ impl DispatchStore for PostgresStore {
 
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>> {
         async move { Ok(due::backlog(&self.session().await?, &self.ownership.shards()).await?) }.boxed()
+    }
+
+    fn backlog_of_all_workers(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>> {
+        let shards: Vec<i16> = (0..SHARDS).collect();
+        async move { Ok(due::backlog(&self.session().await?, &shards).await?) }.boxed()
     }
 
     fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

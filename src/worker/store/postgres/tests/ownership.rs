@@ -80,6 +80,9 @@ async fn every_worker_accepts_and_only_the_owner_sends() {
     let mut owners = 0;
     for worker in &many.workers {
         let seqs = due(worker).await;
+        // A status is that of the installation, whichever worker answers.
+        assert_eq!(worker.backlog_of_all_workers().await.unwrap().len(), 1);
+        assert_eq!(worker.backlog().await.unwrap().len(), usize::from(!seqs.is_empty()));
         assert!(seqs.is_empty() || seqs.len() == 6, "{seqs:?}");
         assert_eq!(worker.owns("uid-x"), !seqs.is_empty());
         assert_eq!(worker.begin_attempt("uid-x", 1), worker.owns("uid-x"));

@@ -133,7 +133,7 @@ async fn controller_manager_deletes_namespaces() {
 async fn killed_test_binary_leaves_nothing() {
     let report = watchdog::unique_path("victim");
     let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "harness::tests::victim_of_kill_9", "--ignored"])
+        .args(["--exact", "harness_tests::victim_of_kill_9", "--ignored"])
         .env("VICTIM_REPORT", &report)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())

@@ -1,0 +1,220 @@
+//! The list of deliveries, with selection for changes in bulk.
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::verdict::{describe, shown_state};
+use crate::console::form::Form;
+use crate::console::model::{Delivery, List};
+use crate::console::path::Path;
+use crate::console::problem::Problem;
+use crate::console::request::{PageRequest, Scope};
+use crate::console::rights::{Right, Rights};
+use crate::console::view::{
+    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, shorten,
+    state_pill, time,
+};
+
+/// The states in the order of the filter.
+const STATES: [&str; 5] = ["pending", "dead", "delivered", "dropped", "cancelled"];
+/// Parameters of the API's list that the page passes on.
+const FILTERS: [&str; 7] = ["hook", "event", "reason", "status", "since", "until", "continue"];
+
+pub async fn show(request: PageRequest) -> Response {
+    request.respond(page(&request).await)
+}
+
+async fn page(request: &PageRequest) -> Result<Page, Problem> {
+    let query = &request.query;
+    let states: Vec<&str> = query.all("state").flat_map(|value| value.split(',')).collect();
+    let path = request.scope.api("deliveries").query_some("state", &states.join(","));
+    let path = FILTERS.iter().fold(path, |path, name| path.query_some(name, query.get(name)));
+    let found: List<Delivery> = request.api.get(&path).await?;
+    let rights = Rights::read(request).await;
+    let main = html! {
+        div.title { h1 { "Deliveries" } }
+        (filters(&request.scope, query, &states))
+        @if found.items.is_empty() {
+            (nothing(query, found.next.is_some()))
+        } @else if rights.may(Right::Replay) || rights.may(Right::Cancel) {
+            form data-selection method="post" action=(request.scope.page("deliveries/selected")) {
+                (csrf_field(request.csrf()))
+                (bulk_bar(request, &states, &rights))
+                (table(&found.items, &request.scope, true))
+            }
+        } @else {
+            (hint("Replaying and cancelling", Right::Replay))
+            (table(&found.items, &request.scope, false))
+        }
+        (pager(request.scope.page("deliveries"), query, found.next.as_deref()))
+    };
+    Ok(Page {
+        id: "deliveries",
+        title: "Deliveries".to_owned(),
+        section: Section::Deliveries,
+        main,
+        // Older pages do not change while they are read.
+        is_live: query.get("continue").is_empty(),
+    })
+}
+
+fn filters(scope: &Scope, query: &Form, states: &[&str]) -> Markup {
+    html! {
+        form.filters method="get" action=(scope.page("deliveries")) aria-label="Filter" {
+            fieldset {
+                legend { "State" }
+                div.choices {
+                    @for state in STATES {
+                        label { input type="checkbox" name="state" value=(state) checked[states.contains(&state)]; (state) }
+                    }
+                }
+            }
+            div.field { label for="f-hook" { "Hook" } input #f-hook name="hook" value=(query.get("hook")) size="18"; }
+            div.field { label for="f-event" { "Event id" } input #f-event name="event" value=(query.get("event")) size="18"; }
+            div.field {
+                label for="f-reason" { "Reason" }
+                input #f-reason name="reason" value=(query.get("reason")) size="12" placeholder="Timeout";
+            }
+            div.field {
+                label for="f-status" { "Last status" }
+                input #f-status name="status" value=(query.get("status")) size="9" placeholder="503, 5xx";
+            }
+            (times(query))
+            button.button.primary type="submit" { "Apply" }
+            a.button.quiet href=(scope.page("deliveries")) { "Clear" }
+        }
+    }
+}
+
+/// The fields for the time of a list.
+pub fn times(query: &Form) -> Markup {
+    html! {
+        div.field {
+            label for="f-since" { "Since" }
+            input #f-since name="since" value=(query.get("since")) size="10" placeholder="1h or a time";
+        }
+        div.field {
+            label for="f-until" { "Until" }
+            input #f-until name="until" value=(query.get("until")) size="10" placeholder="10m or a time";
+        }
+    }
+}
+
+fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
+    let (may_replay, may_cancel) = (rights.may(Right::Replay), rights.may(Right::Cancel));
+    let query = &request.query;
+    let one_state = if let [state] = states { state } else { "" };
+    html! {
+        div.bulk {
+            label { input type="checkbox" data-select-all hidden; span.visually-hidden { "Select all on this page" } }
+            @if may_replay {
+                button.button type="submit" name="action" value="replay" data-needs-selection { "Replay selected…" }
+            }
+            @if may_cancel {
+                button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
+            }
+            @if !may_replay { (hint("Replaying", Right::Replay)) }
+            span.muted data-selected-count aria-live="polite" {}
+            span.spacer {}
+            // A change in bulk selects by neither: it would change more than the list shows.
+            @if request.scope.namespace().is_some() && query.get("reason").is_empty() && query.get("status").is_empty() {
+                @let path = ["hook", "event", "since", "until"].iter().fold(
+                    request.scope.page("deliveries").segment("matching"),
+                    |path, name| path.query_some(name, query.get(name)),
+                );
+                @if may_replay && one_state != "pending" {
+                    (link_button(&path.clone().query("action", "replay").query_some("state", one_state), "Replay all that match…", ""))
+                }
+                @if may_cancel && matches!(one_state, "" | "pending") {
+                    (link_button(&path.query("action", "cancel"), "Cancel all pending that match…", ""))
+                }
+            }
+        }
+    }
+}
+
+/// A table of deliveries. `can_select`: with checkboxes of a form around it.
+pub fn table(deliveries: &[Delivery], scope: &Scope, can_select: bool) -> Markup {
+    let with_namespace = scope.namespace().is_none();
+    html! {
+        div.table.cards {
+            table {
+                thead {
+                    tr {
+                        @if can_select { th { span.visually-hidden { "Selected" } } }
+                        th { "State" } th { "Event" } th { "Hook" }
+                        @if with_namespace { th { "Namespace" } }
+                        th { "Why" } th.number { "Attempts" } th { "Last" } th { "Accepted" } th { "Next attempt" }
+                    }
+                }
+                tbody { @for delivery in deliveries { (row(delivery, with_namespace, can_select)) } }
+            }
+        }
+    }
+}
+
+fn row(delivery: &Delivery, with_namespace: bool, can_select: bool) -> Markup {
+    let scope = Scope::of(&delivery.namespace);
+    let address = scope.page("deliveries").segment(&delivery.id);
+    let last = delivery.attempts.last();
+    html! {
+        tr {
+            @if can_select {
+                td data-label="Select" {
+                    input type="checkbox" name="id" value={ (delivery.namespace) "/" (delivery.id) }
+                        aria-label={ "Select the delivery of " (delivery.event) " to " (delivery.hook) };
+                }
+            }
+            td data-label="State" {
+                a data-row href=(address) title="Show the delivery" { (state_pill(shown_state(delivery))) }
+            }
+            td.id data-label="Event" { a href=(scope.event(&delivery.event)) { (shorten(&delivery.event, 80)) } }
+            td.id data-label="Hook" { a href=(scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
+            @if with_namespace { td data-label="Namespace" { (delivery.namespace) } }
+            td.wide data-label="Why" { (why(delivery)) }
+            td.number data-label="Attempts" { (delivery.attempts.len()) }
+            td data-label="Last" { @if let Some(last) = last { (attempt_result(last)) } }
+            td data-label="Accepted" { (time(&delivery.accepted_time)) }
+            td data-label="Next attempt" { @if let Some(next) = &delivery.next_attempt_time { (time(next)) } }
+        }
+    }
+}
+
+fn why(delivery: &Delivery) -> String {
+    match delivery.state.as_str() {
+        "delivered" => String::new(),
+        _ => shorten(&describe(delivery, None), 160),
+    }
+}
+
+fn nothing(query: &Form, has_more: bool) -> Markup {
+    if has_more {
+        return empty(
+            "Nothing so far",
+            html! { p { "The search has not come to the end: go on with “Older”." } },
+        );
+    }
+    if query.fields().any(|(name, value)| FILTERS.contains(&name) && !value.is_empty()) || query.has("state")
+    {
+        return empty(
+            "No delivery matches this filter",
+            html! {
+                p { "Deliveries are kept for a day, dead letters for a week, unless the worker is set differently. An event that no hook "
+                    "matched has no delivery: look at the events." }
+            },
+        );
+    }
+    empty(
+        "No deliveries yet",
+        html! {
+            p { "A delivery is created when an event matches a hook. Create an EventHook, then send an event:" }
+            pre tabindex="0" { code #send-command { "hookstream send --source demo --event ping '{\"hello\": \"world\"}'" } }
+            p { (copy_button("send-command", "the command")) }
+        },
+    )
+}
+
+/// Returns the link to the deliveries with these parameters.
+pub fn link(scope: &Scope, parameters: &[(&str, &str)]) -> Path {
+    parameters.iter().fold(scope.page("deliveries"), |path, (name, value)| path.query_some(name, value))
+}

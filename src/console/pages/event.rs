@@ -1,0 +1,193 @@
+//! An event: what matched and how each delivery went, what did not match and why, and the data.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::catalogue::filter_view;
+use super::verdict::{self, shown_state};
+use crate::console::model::{Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
+use crate::console::path::Path;
+use crate::console::problem::Problem;
+use crate::console::request::PageRequest;
+use crate::console::rights::{Right, Rights};
+use crate::console::view::{
+    Page, Section, attempt_result, copy_button, csrf_field, definition, hint, icon, json_viewer, post_form,
+    state_pill, time, verdict_icon,
+};
+
+/// The most hooks whose receivers are looked up.
+const MAX_HOSTS: usize = 12;
+
+pub async fn show(request: PageRequest) -> Response {
+    request.respond(page(&request).await)
+}
+
+async fn page(request: &PageRequest) -> Result<Page, Problem> {
+    let path = request.scope.api("events").segment(request.query.get("id"));
+    let (event, has_payload) = with_payload(request, &path).await?;
+    let explanation: Explanation = request.api.get(&path.segment("explain")).await?;
+    let hosts = hosts(request, &explanation).await;
+    let rights = Rights::read(request).await;
+    let verdict = verdict::of_event(&explanation, |hook| hosts.get(hook).cloned());
+    let main = html! {
+        p.crumbs { a href=(request.scope.page("events")) { "Events" } " / " span { (event.source) " / " (event.event) } }
+        div.title {
+            h1 { (event.id) }
+            (state_pill(&event.outcome))
+            div.actions {
+                @if !explanation.deliveries.is_empty() && rights.may(Right::Replay) {
+                    (replay_all(request, &explanation.deliveries))
+                }
+            }
+        }
+        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (verdict.text) } }
+        section.card aria-labelledby="deliveries" {
+            h2 #deliveries { "Hooks that matched" }
+            @if explanation.deliveries.is_empty() {
+                p.hint { "None. The reasons are below." }
+            } @else {
+                (deliveries(request, &explanation, rights.may(Right::Replay)))
+                @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
+            }
+        }
+        section.card aria-labelledby="others" {
+            h2 #others { "Hooks that did not match" }
+            (others(request, &explanation))
+        }
+        div.grid {
+            section.card aria-labelledby="facts" {
+                h2 #facts { "Event" }
+                dl.facts {
+                    (definition("Id", html! { code #event-id { (event.id) } " " (copy_button("event-id", "the id")) }))
+                    (definition("Source", &event.source))
+                    (definition("Event", &event.event))
+                    (definition("Namespace", &event.namespace))
+                    (definition("Origin", &event.origin))
+                    (definition("Time", time(&event.time)))
+                    (definition("Accepted", time(&event.accepted_time)))
+                }
+            }
+            section.card aria-labelledby="payload" {
+                h2 #payload { "Data" }
+                @match (&event.data, has_payload) {
+                    (Some(data), true) => (json_viewer("event-data", data)),
+                    (None, true) => p.hint { "The data is not kept any more." },
+                    (_, false) => (hint("Reading the data", Right::Payload)),
+                }
+            }
+        }
+    };
+    Ok(Page { id: "event", title: event.id, section: Section::Events, main, is_live: true })
+}
+
+/// Reads an event with its data, or without it if the user may not read that. Returns whether it may.
+async fn with_payload(request: &PageRequest, path: &Path) -> Result<(Event, bool), Problem> {
+    match request.api.get(&path.clone().query("payload", "true")).await {
+        Ok(event) => Ok((event, true)),
+        Err(problem) if problem.is_forbidden() => request.api.get(path).await.map(|event| (event, false)),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Returns the receivers' hosts of the hooks that the sentence describes.
+async fn hosts(request: &PageRequest, explanation: &Explanation) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    let failing = explanation.deliveries.iter().filter(|found| found.delivery.state != "delivered");
+    for found in failing.take(MAX_HOSTS) {
+        if let Some(host) = host_of(request, &found.delivery.hook).await {
+            hosts.insert(found.delivery.hook.clone(), host);
+        }
+    }
+    hosts
+}
+
+/// Returns the receiver's host of a hook, if it exists and its address is not in a Secret.
+pub async fn host_of(request: &PageRequest, hook: &str) -> Option<String> {
+    let found: HookDetail = request.api.get(&request.scope.api("hooks").segment(hook)).await.ok()?;
+    found.hook.host
+}
+
+fn deliveries(request: &PageRequest, explanation: &Explanation, may_replay: bool) -> Markup {
+    html! {
+        div.table.cards {
+            table {
+                thead { tr {
+                    th { "State" } th { "Hook" } th { "Explanation" } th.number { "Attempts" } th { "Last" }
+                    th { span.visually-hidden { "Actions" } }
+                } }
+                tbody { @for found in &explanation.deliveries { (delivery_row(request, found, may_replay)) } }
+            }
+        }
+        @if explanation.deliveries_left_out > 0 {
+            p.hint { (explanation.deliveries_left_out) " more are in the list of deliveries." }
+        }
+    }
+}
+
+fn delivery_row(request: &PageRequest, found: &ExplainedDelivery, may_replay: bool) -> Markup {
+    let delivery = &found.delivery;
+    let address = request.scope.page("deliveries").segment(&delivery.id);
+    html! {
+        tr {
+            td data-label="State" { a data-row href=(address) { (state_pill(shown_state(delivery))) } }
+            td.id data-label="Hook" { a href=(request.scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
+            td.wide data-label="Explanation" { (found.explanation) " " a href=(address) { "Attempts" } }
+            td.number data-label="Attempts" { (delivery.attempts.len()) }
+            td data-label="Last" { @if let Some(last) = delivery.attempts.last() { (attempt_result(last)) } }
+            td data-label="Action" {
+                @if may_replay {
+                    (post_form(&address.clone().segment("replay"), request.csrf(),
+                        &[("return", &request.address)],
+                        if delivery.state == "pending" { "Attempt now" } else { "Replay" }, ""))
+                }
+            }
+        }
+    }
+}
+
+/// The form that replays all deliveries of the event, after a page that says how many they are.
+fn replay_all(request: &PageRequest, deliveries: &[ExplainedDelivery]) -> Markup {
+    html! {
+        form.inline method="post" action=(request.scope.page("deliveries/selected")) {
+            (csrf_field(request.csrf()))
+            input type="hidden" name="action" value="replay";
+            @for found in deliveries {
+                input type="hidden" name="id" value={ (found.delivery.namespace) "/" (found.delivery.id) };
+            }
+            button.button.primary type="submit" { "Replay to all…" }
+        }
+    }
+}
+
+fn others(request: &PageRequest, explanation: &Explanation) -> Markup {
+    html! {
+        @if explanation.others.is_empty() && explanation.others_left_out == 0 {
+            p.hint { "None: every hook of this namespace matched." }
+        } @else {
+            div.table.cards {
+                table {
+                    thead { tr { th { "Hook" } th { "Reason" } th { "Explanation" } } }
+                    tbody { @for other in &explanation.others { (other_row(request, other)) } }
+                }
+            }
+            @if explanation.others_left_out > 0 { p.hint { (explanation.others_left_out) " further hooks are not shown." } }
+        }
+    }
+}
+
+fn other_row(request: &PageRequest, other: &UnmatchedHook) -> Markup {
+    html! {
+        tr {
+            td.id data-label="Hook" { a data-row href=(request.scope.page("hooks").segment(&other.hook)) { (other.hook) } }
+            td data-label="Reason" { code { (other.reason) } }
+            td.wide data-label="Explanation" {
+                (other.explanation)
+                @if let Some(filter) = &other.filter {
+                    details { summary { "The filter on this event" } p { code { (filter.filter) } } (filter_view(filter)) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The overview: what is wrong, worst first, and the rates of the last hour.
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::deliveries::link;
+use super::hooks::{hook_address, table};
+use super::verdict::Verdict;
+use crate::console::model::{HookList, Minute, Object, Rates, Status};
+use crate::console::path::Path;
+use crate::console::problem::Problem;
+use crate::console::request::{PageRequest, Scope};
+use crate::console::view::{
+    Page, Section, copy_button, count, duration, empty, icon, plural, sparkline, state_pill, time,
+    verdict_icon,
+};
+
+/// The most hooks that are listed as wrong.
+const MAX_WRONG: &str = "10";
+/// The states of hooks that need attention.
+const WRONG: &str = "failing,held,notReady";
+
+pub async fn show(request: PageRequest) -> Response {
+    request.respond(page(&request).await)
+}
+
+async fn page(request: &PageRequest) -> Result<Page, Problem> {
+    let scope = &request.scope;
+    let status: Status = request.api.get(&scope.api("status")).await?;
+    let wrong = scope.api("hooks").query("sort", "state").query("state", WRONG).query("limit", MAX_WRONG);
+    let hooks: HookList = request.api.get(&wrong).await?;
+    let rates: Rates = request.api.get(&scope.api("rates")).await?;
+    let verdict = verdict(&status, &hooks);
+    let total: u64 = hooks.counts.values().sum();
+    let main = html! {
+        div.title { h1 { "Overview" } @if let Some(namespace) = scope.namespace() { span.muted { (namespace) } } }
+        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span {
+                (verdict.text)
+                @if status.dead_letters.last_day > 0 {
+                    " " a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
+                }
+            } }
+        @if total == 0 { (first_steps()) }
+        (states(scope, &hooks, &status))
+        (traffic(&rates))
+        @if !hooks.items.is_empty() {
+            section.card aria-labelledby="wrong" {
+                h2 #wrong { "Hooks that need attention" }
+                (table(&hooks.items, scope))
+            }
+            @if hooks.next.is_some() { p { a href=(scope.page("hooks").query("sort", "state")) { "All hooks, worst first" } } }
+        }
+        @if !status.not_ready.items.is_empty() { (objects("Objects that are not synced", &status.not_ready.items, status.not_ready.left_out)) }
+        @if !status.connections.items.is_empty() {
+            section.card aria-labelledby="connections" {
+                h2 #connections { a href=(scope.page("connections")) { "Connections" } }
+                ul.plain {
+                    @for connection in &status.connections.items {
+                        li { (ready_pill(connection)) " " (connection.namespace) "/" (connection.name) " "
+                            @if connection.ready != "True" { span.muted { (connection.message) } } }
+                    }
+                }
+            }
+        }
+        p.hint { "Hookstream " (status.version.version) ". Rates are those of this worker; " (memory(&status)) "." }
+    };
+    Ok(Page { id: "overview", title: "Overview".to_owned(), section: Section::Overview, main, is_live: true })
+}
+
+fn number_in(hooks: &HookList, states: &[&str]) -> u64 {
+    states.iter().filter_map(|state| hooks.counts.get(*state)).sum()
+}
+
+fn verdict(status: &Status, hooks: &HookList) -> Verdict {
+    let (failing, held) = (number_in(hooks, &["failing"]), number_in(hooks, &["held", "notReady"]));
+    if let Some(closed) = &status.disk.closed {
+        return Verdict { class: "bad", text: format!("The worker accepts no events: {closed}.") };
+    }
+    let dead = status.dead_letters.last_day;
+    match (failing, held) {
+        (0, 0) if dead > 0 => {
+            let number = match status.dead_letters.exact {
+                true => plural(dead, "delivery", "deliveries"),
+                false => format!("more than {} deliveries", count(dead)),
+            };
+            Verdict {
+                class: "warn",
+                text: format!("Receivers answer, but {number} became dead letters in the last 24 hours."),
+            }
+        }
+        (0, 0) if status.healthy => {
+            Verdict { class: "good", text: "Everything that is not paused delivers.".to_owned() }
+        }
+        (0, 0) => Verdict {
+            class: "warn",
+            text: "Hooks deliver, but an object is not in step with its vendor.".to_owned(),
+        },
+        (0, held) => Verdict {
+            class: "held",
+            text: format!("{} or not synced.", plural(held, "hook is held", "hooks are held")),
+        },
+        (failing, 0) => Verdict {
+            class: "bad",
+            text: format!("{} to deliver.", plural(failing, "hook fails", "hooks fail")),
+        },
+        (failing, held) => Verdict {
+            class: "bad",
+            text: format!(
+                "{} to deliver, {} or not synced.",
+                plural(failing, "hook fails", "hooks fail"),
+                plural(held, "is held", "are held")
+            ),
+        },
+    }
+}
+
+fn states(scope: &Scope, hooks: &HookList, status: &Status) -> Markup {
+    let of_state =
+        |states: &[&str]| states.iter().fold(scope.page("hooks"), |path, state| path.query("state", state));
+    let shown = |number: u64, class: &str| if number > 0 { class.to_owned() } else { String::new() };
+    let failing = number_in(hooks, &["failing"]);
+    let held = number_in(hooks, &["held", "notReady", "paused", "suspended", "deleting"]);
+    let healthy = number_in(hooks, &["delivering", "idle"]);
+    let dead = status.dead_letters.last_day;
+    let oldest = status.backlog.oldest_time.as_deref();
+    html! {
+        div.stats {
+            (stat(&of_state(&["failing"]), "Failing hooks", &count(failing), &shown(failing, "bad"), html! {}))
+            (stat(&of_state(&["held", "notReady", "paused", "suspended", "deleting"]), "Held or paused", &count(held), &shown(held, "held"), html! {}))
+            (stat(&of_state(&["delivering", "idle"]), "Healthy hooks", &count(healthy), &shown(healthy, "good"), html! {}))
+            (stat(&link(scope, &[("state", "pending")]), "Backlog", &bounded(status.backlog.pending, status.backlog.exact), "",
+                html! { @if let Some(oldest) = oldest { "oldest " (time(oldest)) } @else { "nothing is pending" } }))
+            (stat(&link(scope, &[("state", "dead"), ("since", "24h")]), "Dead letters, 24 h", &bounded(dead, status.dead_letters.exact),
+                &shown(dead, "bad"), html! {}))
+            @if let Some(used) = status.disk.used_ratio {
+                div.stat { span.label { "Disk" } span.value { (format!("{:.0}%", used * 100.0)) } span.more { "in use" } }
+            }
+        }
+    }
+}
+
+fn bounded(number: u64, is_exact: bool) -> String {
+    if is_exact { count(number) } else { format!("> {}", count(number)) }
+}
+
+fn stat(target: &Path, label: &str, value: &str, class: &str, more: Markup) -> Markup {
+    html! {
+        a class={ "stat " (class) } href=(target) {
+            span.label { (label) } span.value { (value) } span.more { (more) }
+        }
+    }
+}
+
+fn traffic(rates: &Rates) -> Markup {
+    let values = |of: fn(&Minute) -> u64| -> Vec<f64> {
+        rates.minutes.iter().map(|minute| of(minute) as f64).collect()
+    };
+    let times = |of: fn(&Minute) -> Option<f64>| -> Vec<f64> {
+        rates.minutes.iter().map(|minute| of(minute).unwrap_or_default()).collect()
+    };
+    let hour = &rates.hour;
+    let p99 =
+        |millis: Option<f64>| millis.map_or_else(|| "–".to_owned(), |millis| duration(millis.round() as u64));
+    html! {
+        div.stats {
+            (series("Accepted, last hour", &count(hour.accepted), &values(|minute| minute.accepted), "Accepted events in each minute of the last hour"))
+            (series("Delivered, last hour", &count(hour.delivered), &values(|minute| minute.delivered), "Successful attempts in each minute of the last hour"))
+            (series("Failed attempts", &count(hour.failed), &values(|minute| minute.failed), "Failed attempts in each minute of the last hour"))
+            (series("Accept p99", &p99(hour.accept_p99_ms), &times(|minute| minute.accept_p99_ms), "99th percentile of the duration of accepted requests in each minute"))
+            (series("Attempt p99", &p99(hour.attempt_p99_ms), &times(|minute| minute.attempt_p99_ms), "99th percentile of the duration of attempts in each minute"))
+        }
+    }
+}
+
+fn series(label: &str, value: &str, values: &[f64], description: &str) -> Markup {
+    html! {
+        div.stat { span.label { (label) } span.value { (value) } (sparkline(values, description)) }
+    }
+}
+
+fn objects(title: &str, objects: &[Object], left_out: usize) -> Markup {
+    html! {
+        section.card aria-labelledby="not-ready" {
+            h2 #not-ready { (title) }
+            div.table.cards {
+                table {
+                    thead { tr { th { "Ready" } th { "Object" } th { "Reason" } th { "Message" } th { "Since" } } }
+                    tbody {
+                        @for object in objects.iter().take(20) {
+                            tr {
+                                td data-label="Ready" { (ready_pill(object)) }
+                                td.id data-label="Object" { (object_link(object)) }
+                                td data-label="Reason" { code { (object.reason) } }
+                                td.wide data-label="Message" { (object.message) }
+                                td data-label="Since" { @if let Some(since) = &object.since { (time(since)) } }
+                            }
+                        }
+                    }
+                }
+            }
+            @if objects.len() > 20 || left_out > 0 { p.hint { "More are on the page of connections and streams." } }
+        }
+    }
+}
+
+/// Shows whether an object is in step with its vendor.
+pub fn ready_pill(object: &Object) -> Markup {
+    state_pill(match object.ready.as_str() {
+        "True" => "ready",
+        "False" => "not ready",
+        _ => "unknown",
+    })
+}
+
+/// Shows an object; a hook has a page of its own.
+pub fn object_link(object: &Object) -> Markup {
+    html! {
+        @if object.kind == "EventHook" {
+            a href=(hook_address(&object.namespace, &object.name)) { (object.kind) " " (object.namespace) "/" (object.name) }
+        } @else {
+            (object.kind) " " (object.namespace) "/" (object.name)
+        }
+    }
+}
+
+fn memory(status: &Status) -> String {
+    let mebibytes = |bytes: u64| count(bytes >> 20);
+    format!(
+        "{} of {} MiB for payloads are in use",
+        mebibytes(status.memory.used_bytes),
+        mebibytes(status.memory.budget_bytes)
+    )
+}
+
+fn first_steps() -> Markup {
+    empty(
+        "No hooks yet",
+        html! {
+            p { "A hook says which events go where. Apply this, then send an event:" }
+            pre tabindex="0" { code #first-hook {
+"apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata:
+  name: orders
+spec:
+  source: shop
+  handler:
+    webhook:
+      url: https://example.com/hooks/orders" } }
+            p { (copy_button("first-hook", "the manifest")) }
+        },
+    )
+}

@@ -1,0 +1,168 @@
+//! What a user may do. The API decides about each request; this is only for what pages offer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::client::ApiClient;
+use super::path::Path;
+use super::problem::Problem;
+use super::request::{PageRequest, Scope};
+
+/// A permission that a part of a page needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    Payload,
+    Replay,
+    Cancel,
+    Test,
+    Ping,
+    Publish,
+}
+
+impl Right {
+    /// Returns the right as the API names it.
+    fn name(self) -> &'static str {
+        match self {
+            Right::Payload => "get deliveries/payload",
+            Right::Replay => "create deliveries/replay",
+            Right::Cancel => "create deliveries/cancel",
+            Right::Test => "create eventhooks/test",
+            Right::Ping => "create eventhooks/ping",
+            Right::Publish => "create events",
+        }
+    }
+
+    /// Returns the ClusterRole of the chart that grants it.
+    pub fn role(self) -> &'static str {
+        match self {
+            Right::Payload => "hookstream-deliveries-payload",
+            Right::Replay | Right::Cancel => "hookstream-deliveries-operator",
+            Right::Test | Right::Ping => "hookstream-hooks-tester",
+            Right::Publish => "hookstream-publisher",
+        }
+    }
+}
+
+/// The rights that a user lacks in a namespace, or in all together.
+#[derive(Debug, Default)]
+pub struct Rights {
+    denied: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct RightList {
+    rights: Vec<RightItem>,
+}
+
+#[derive(Deserialize)]
+struct RightItem {
+    right: String,
+    allowed: bool,
+}
+
+/// How long rights are cached: a right that was granted is offered after this time. Open pages are rendered more often, and
+/// would cause a review of each denied right each time.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// The most entries of the cache.
+const MAX_ENTRIES: usize = 1000;
+
+/// The rights by the hash of a token and the scope.
+#[derive(Default)]
+pub struct RightsCache(Mutex<HashMap<CacheKey, (Instant, Arc<Rights>)>>);
+
+/// The hash of a token, and the scope.
+type CacheKey = ([u8; 32], Scope);
+
+impl RightsCache {
+    fn get(&self, key: &CacheKey, now: Instant) -> Option<Arc<Rights>> {
+        let entries = self.0.lock();
+        let (read, rights) = entries.get(key)?;
+        (now.saturating_duration_since(*read) < MAX_AGE).then(|| rights.clone())
+    }
+
+    fn insert(&self, key: CacheKey, rights: Arc<Rights>, now: Instant) {
+        let mut entries = self.0.lock();
+        if entries.len() >= MAX_ENTRIES {
+            entries.retain(|_, (read, _)| now.saturating_duration_since(*read) < MAX_AGE);
+        }
+        if entries.len() < MAX_ENTRIES {
+            entries.insert(key, (now, rights));
+        }
+    }
+}
+
+impl Rights {
+    /// Reads the rights in a page's scope. If they cannot be read, pages offer everything, and the API decides.
+    pub async fn read(request: &PageRequest) -> Arc<Self> {
+        let token = request.caller.token();
+        let token = token.as_ref().map_or("", |token| token.expose_secret());
+        let key: CacheKey = (Sha256::digest(token).into(), request.scope.clone());
+        let now = Instant::now();
+        if let Some(rights) = request.console.rights.get(&key, now) {
+            return rights;
+        }
+        let found: Result<RightList, Problem> = request.api.get(&request.scope.api("rights")).await;
+        let Ok(found) = found else { return Arc::default() };
+        let denied = found.rights.into_iter().filter(|item| !item.allowed).map(|item| item.right).collect();
+        let rights = Arc::new(Rights { denied });
+        request.console.rights.insert(key, rights.clone(), now);
+        rights
+    }
+
+    pub fn may(&self, right: Right) -> bool {
+        !self.denied.iter().any(|denied| denied == right.name())
+    }
+}
+
+/// Checks that the API accepts the client's token, whatever it may do.
+pub async fn check_token(api: &ApiClient) -> Result<(), Problem> {
+    match api.get_bytes(&Path::new("/v1/rights")).await {
+        Err(problem) if problem.is_unauthenticated() => Err(Problem {
+            detail: "the worker does not accept this token: it is wrong, has expired, or was issued for another audience"
+                .to_owned(),
+            ..problem
+        }),
+        Err(problem) if !problem.is_forbidden() => Err(problem),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_denied_rights_are_not_offered() {
+        let rights = Rights { denied: vec!["create deliveries/replay".to_owned()] };
+        assert!(!rights.may(Right::Replay) && rights.may(Right::Cancel));
+        assert!(Rights::default().may(Right::Payload));
+    }
+
+    #[test]
+    fn cache_is_bounded_and_forgets() {
+        let (cache, now) = (RightsCache::default(), Instant::now());
+        let key = |n: usize| ([0; 32], Scope::of(&format!("n{n}")));
+        (0..MAX_ENTRIES + 5).for_each(|n| cache.insert(key(n), Arc::default(), now));
+        assert_eq!(cache.0.lock().len(), MAX_ENTRIES);
+        assert!(cache.get(&key(0), now).is_some() && cache.get(&key(MAX_ENTRIES), now).is_none());
+        assert!(cache.get(&key(0), now + MAX_AGE).is_none());
+        cache.insert(key(MAX_ENTRIES), Arc::default(), now + MAX_AGE);
+        assert_eq!(cache.0.lock().len(), 1);
+    }
+
+    #[test]
+    fn every_role_is_in_the_chart() {
+        let chart = include_str!("../../charts/hookstream/templates/user-roles.yaml");
+        for right in [Right::Payload, Right::Replay, Right::Cancel, Right::Test, Right::Ping, Right::Publish]
+        {
+            let role = right.role().strip_prefix("hookstream-").unwrap();
+            assert!(chart.contains(&format!("\"{role}\"")), "{role}");
+        }
+    }
+}

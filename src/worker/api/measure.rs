@@ -1,0 +1,142 @@
+//! Measurements of the store that the responses of a short time share, so that polling clients cost the store no more than
+//! one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::core::time::Millis;
+use crate::worker::ingest::Disk;
+use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
+
+/// How long a measurement is shared.
+const MAX_AGE: Duration = Duration::from_secs(2);
+/// The age up to which lists show a measurement while the next one is made.
+const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
+/// How long a list waits for the first measurement.
+const MAX_LIST_WAIT: Duration = Duration::from_millis(60);
+/// Hooks with a backlog that are measured.
+const MAX_MEASURED_HOOKS: usize = 1000;
+/// The longest time for measuring them.
+const MAX_MEASURE_TIME: Duration = Duration::from_secs(3);
+/// Dead letters that are counted.
+const MAX_DEAD_LETTERS: usize = 10_000;
+/// The age of the dead letters that are counted, in milliseconds.
+const DEAD_LETTER_AGE: i64 = 24 * 3_600_000;
+
+/// Measures the store and its disk.
+pub struct StatusSources {
+    store: Arc<dyn Store>,
+    pub disk: Arc<Disk>,
+    last: Mutex<Option<(Instant, Arc<StoreMeasurement>)>>,
+    /// Held while the store is measured.
+    measuring: tokio::sync::Mutex<()>,
+}
+
+/// The backlogs and dead letters of the store.
+#[derive(Default)]
+pub struct StoreMeasurement {
+    /// By the hook's uid.
+    pub backlogs: HashMap<Arc<str>, (HookId, StoreStats)>,
+    /// The uids of hooks with a backlog that was not measured.
+    unmeasured: HashSet<Arc<str>>,
+    pub dead: DeadLetterCounts,
+}
+
+impl StoreMeasurement {
+    /// Returns false if more hooks have a backlog than were measured.
+    pub fn is_exact(&self) -> bool {
+        self.unmeasured.is_empty()
+    }
+
+    /// Returns the backlog of a hook. None: it has one that was not measured.
+    pub fn backlog(&self, uid: &str) -> Option<StoreStats> {
+        match self.backlogs.get(uid) {
+            Some((_, stats)) => Some(*stats),
+            None => (!self.unmeasured.contains(uid)).then(StoreStats::default),
+        }
+    }
+}
+
+impl StatusSources {
+    pub fn new(store: Arc<dyn Store>, disk: Arc<Disk>) -> Arc<Self> {
+        Arc::new(StatusSources {
+            store,
+            disk,
+            last: Mutex::default(),
+            measuring: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Returns the last measurement, or a new one if it is too old. Concurrent callers share it.
+    pub async fn measure(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Ok(measured);
+        }
+        let _turn = self.measuring.lock().await;
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Ok(measured);
+        }
+        let measured = Arc::new(self.measure_now().await?);
+        *self.last.lock() = Some((Instant::now(), measured.clone()));
+        Ok(measured)
+    }
+
+    /// Returns the last measurement, even if it is some seconds old, and starts a new one then: a list must not wait for
+    /// thousands of backlogs. None: there is none yet, or the store does not answer.
+    pub async fn measure_for_list(self: &Arc<Self>) -> Option<Arc<StoreMeasurement>> {
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Some(measured);
+        }
+        let sources = self.clone();
+        // In a separate task, which goes on when this request has its answer.
+        let measuring = tokio::spawn(async move { sources.measure().await });
+        if let Some(measured) = self.last(MAX_LISTED_AGE) {
+            return Some(measured);
+        }
+        tokio::time::timeout(MAX_LIST_WAIT, measuring).await.ok()?.ok()?.ok()
+    }
+
+    fn last(&self, max_age: Duration) -> Option<Arc<StoreMeasurement>> {
+        let last = self.last.lock();
+        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, measured)| measured.clone())
+    }
+
+    async fn measure_now(&self) -> Result<StoreMeasurement, StoreError> {
+        let started = Instant::now();
+        let mut measured = StoreMeasurement::default();
+        for backlog in self.store.backlog_of_all_workers().await? {
+            let uid = backlog.hook.uid.clone();
+            if measured.backlogs.len() >= MAX_MEASURED_HOOKS || started.elapsed() > MAX_MEASURE_TIME {
+                measured.unmeasured.insert(uid);
+                continue;
+            }
+            let stats = self.store.hook_stats(&uid).await?;
+            measured.backlogs.insert(uid, (backlog.hook, stats));
+        }
+        let since = Millis(Millis::for_ages().0.saturating_sub(DEAD_LETTER_AGE));
+        measured.dead = self.store.dead_letters(since, MAX_DEAD_LETTERS).await?;
+        Ok(measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backlog_of_a_hook_is_unknown_only_if_it_was_not_measured() {
+        let id = |uid: &str| HookId { uid: uid.into(), namespace: "n".into(), name: uid.into() };
+        let stats = StoreStats { pending: 3, ..StoreStats::default() };
+        let measured = StoreMeasurement {
+            backlogs: [("a".into(), (id("a"), stats))].into(),
+            unmeasured: ["b".into()].into(),
+            ..StoreMeasurement::default()
+        };
+        assert_eq!(measured.backlog("a").map(|stats| stats.pending), Some(3));
+        assert!(measured.backlog("b").is_none() && !measured.is_exact());
+        assert_eq!(measured.backlog("c").map(|stats| stats.pending), Some(0));
+    }
+}

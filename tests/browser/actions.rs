@@ -1,0 +1,198 @@
+//! What users do: find out why an order did not arrive, replay, cancel, with and without scripts, and with the keyboard only.
+
+use super::driver::{Browser, ENTER, TAB};
+use super::seeded::{ORDER, Seeded};
+use crate::harness::{DEADLINE, Reply, eventually};
+
+const NAMESPACE: &str = "/console/namespaces/default";
+
+/// Returns the path of the page of the order's delivery to `warehouse`.
+async fn order_delivery(seeded: &Seeded) -> String {
+    let dead = seeded.deliveries("warehouse", "dead").await;
+    let delivery = dead.iter().find(|delivery| delivery["event"] == ORDER).expect("the order's delivery");
+    format!("{NAMESPACE}/deliveries/{}", delivery["id"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn search_answers_why_an_order_did_not_arrive_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    browser.open(&seeded.page(&format!("{NAMESPACE}/events"))).await;
+    browser.fill("#q", "4711").await;
+    browser.press(ENTER).await;
+    browser.find("body[data-page=event]").await;
+    let verdict = browser.text("#verdict").await;
+    assert!(verdict.contains("warehouse") && verdict.contains("422"), "{verdict}");
+    let page = browser.text("main").await;
+    assert!(page.contains("fulfilment") && page.contains("delivered"), "{page}");
+    assert!(page.contains("sales-alerts") && page.contains("filter"), "{page}");
+    // The second click: the answer of the receiver.
+    browser.click("tr:has(a[href$='/hooks/warehouse']) a[data-row]").await;
+    browser.find("body[data-page=delivery]").await;
+    let page = browser.text("main").await;
+    assert!(page.contains("article A-17 is unknown") && page.contains("Attempt 1"), "{page}");
+    browser.quit().await;
+}
+
+/// Replays the order after its receiver was repaired.
+async fn replay_order(browser: &Browser, seeded: &Seeded) {
+    browser.open(&seeded.page(&order_delivery(seeded).await)).await;
+    seeded.bad.script(|_, _| Reply::status(200));
+    browser.click("form[action$='/replay'] button").await;
+    browser.wait_for_text("main", "The delivery is sent again now").await;
+    seeded.wait_for_deliveries("warehouse", "delivered", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn replayed_delivery_shows_its_result_without_a_reload_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    replay_order(&browser, &seeded).await;
+    browser.wait_for_text("#verdict", "delivered after 2 attempts").await;
+    browser.wait_for_text(".title .pill", "delivered").await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn lists_are_updated_live_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    for (page, hook) in [("deliveries", "fulfilment"), ("events", "")] {
+        browser.open(&seeded.page(&format!("{NAMESPACE}/{page}?hook={hook}"))).await;
+        browser.find("body[data-live=on]").await;
+        browser.run("window.isTheSamePage = true").await;
+        let id = format!("live-{page}");
+        seeded.publish(&id, "order.created", serde_json::json!({"total": 1.5})).await;
+        browser.wait_for_text("#content", &id).await;
+        assert_eq!(browser.run("return window.isTheSamePage").await, true, "{page} was loaded again");
+    }
+    // A form that is being filled is left alone.
+    browser.fill("#f-hook", "half-typed").await;
+    seeded.publish("live-later", "order.created", serde_json::json!({"total": 1.5})).await;
+    seeded.wait_for_deliveries("fulfilment", "delivered", 8).await;
+    assert_eq!(browser.run("return document.activeElement.value").await, "half-typed");
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn everything_works_without_scripts_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::without_scripts().await;
+    // Filter, select, confirm.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries"))).await;
+    browser.click("input[name=state][value=dead]").await;
+    browser.click("form.filters button[type=submit]").await;
+    assert!(browser.url().await.contains("state=dead"));
+    let boxes = browser.find_all("input[name=id]").await;
+    assert_eq!(boxes.len(), 5);
+    for found in &boxes[..2] {
+        found.click().await.unwrap();
+    }
+    seeded.bad.script(|_, _| Reply::status(200));
+    browser.click("button[name=action][value=replay]").await;
+    browser.wait_for_text("h1", "Replay 2 deliveries?").await;
+    browser.click("form[action$='/confirm'] button").await;
+    browser.wait_for_text("h1", "2 deliveries sent again").await;
+    seeded.wait_for_deliveries("warehouse", "delivered", 2).await;
+    // One delivery by its own button; the page shows the result when it is loaded again.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/event?id={ORDER}"))).await;
+    browser.click("form[action$='/replay'] button").await;
+    browser.wait_for_text("main", "The delivery is sent again now").await;
+    // Cancel a pending one.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?state=pending&hook=billing"))).await;
+    browser.click("a[data-row]").await;
+    browser.click("form[action$='/cancel'] button").await;
+    browser.wait_for_text("main", "The delivery was cancelled").await;
+    assert_eq!(seeded.deliveries("billing", "cancelled").await.len(), 1);
+    // Search.
+    browser.fill("#q", "4711").await;
+    browser.press(ENTER).await;
+    browser.find("body[data-page=event]").await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn keyboard_is_enough_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    browser.open(&seeded.page(&format!("{NAMESPACE}/events"))).await;
+    // The first stop leads past the navigation.
+    browser.press(TAB).await;
+    assert_eq!(browser.run("return document.activeElement.className").await, "skip");
+    browser.press(ENTER).await;
+    assert_eq!(browser.run("return document.activeElement.id").await, "main");
+    // Every stop is visible and has an outline.
+    for stop in 0..12 {
+        browser.press(TAB).await;
+        let script = "const e = document.activeElement, r = e.getBoundingClientRect(), s = getComputedStyle(e);
+            return [e.tagName, r.width > 0 && r.height > 0, s.outlineStyle !== 'none' || s.boxShadow !== 'none']";
+        let found = browser.run(script).await;
+        assert!(found[0] == "BODY" || (found[1] == true && found[2] == true), "stop {stop}: {found}");
+    }
+    // Search, move through a list, open, replay.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/events"))).await;
+    browser.press("/").await;
+    assert_eq!(browser.run("return document.activeElement.id").await, "q");
+    browser.press("4711").await;
+    browser.press(ENTER).await;
+    browser.find("body[data-page=event]").await;
+    browser.press("j").await;
+    browser.press(ENTER).await;
+    browser.find("body[data-page=delivery]").await;
+    seeded.bad.script(|_, _| Reply::status(200));
+    let script = "document.querySelector(\"form[action$='/replay'] button\").focus()";
+    browser.run(script).await;
+    browser.press(ENTER).await;
+    browser.wait_for_text("main", "The delivery is sent again now").await;
+    // Another page.
+    browser.press("g").await;
+    browser.press("d").await;
+    browser.find("body[data-page=deliveries]").await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn bulk_change_counts_first_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?state=dead&hook=warehouse"))).await;
+    browser.click("input[data-select-all]").await;
+    browser.wait_for_text("[data-selected-count]", "5 selected").await;
+    browser.click("a[href*='/matching?'][href*='action=replay']").await;
+    browser.wait_for_text("h1", "Replay 5 deliveries?").await;
+    assert_eq!(seeded.deliveries("warehouse", "dead").await.len(), 5, "a count changes nothing");
+    seeded.bad.script(|_, _| Reply::status(200));
+    browser.click("form[action*='matching/replay'] button[type=submit]").await;
+    browser.wait_for_text("main", "replay").await;
+    seeded.wait_for_deliveries("warehouse", "delivered", 5).await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn times_are_those_of_the_viewer_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    let mut shown = Vec::new();
+    for zone in ["UTC", "Asia/Kolkata"] {
+        browser.set_time_zone(zone).await;
+        browser.open(&seeded.page(&format!("{NAMESPACE}/event?id={ORDER}"))).await;
+        let text = eventually(DEADLINE, "a local time", async || {
+            let text = browser.text("dl.facts time").await;
+            if text.is_empty() || text.contains("UTC") { Err(text) } else { Ok(text) }
+        })
+        .await;
+        let exact = browser.run("return document.querySelector('dl.facts time').title").await;
+        let exact = exact.as_str().expect("the exact time");
+        assert!(exact.ends_with('Z') && exact.contains('T'), "{exact}");
+        shown.push(text);
+    }
+    assert_ne!(shown[0], shown[1], "half past five hours apart");
+    browser.quit().await;
+}

@@ -1,0 +1,176 @@
+//! The console's actions over HTTP, as forms without scripts, and the updates of open pages.
+
+use serde_json::json;
+
+use super::http::{browser, csrf, form, page, url};
+use crate::harness::deliveries::list_deliveries;
+use crate::harness::manifests::{event, hook};
+use crate::harness::standalone::Standalone;
+use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+
+const NAMESPACE: &str = "/console/namespaces/default";
+
+/// Starts a worker with this number of dead deliveries. Its receiver accepts every later request.
+async fn start(dead: usize) -> (Receiver, Standalone) {
+    let receiver = Receiver::start(move |_, n| Reply::status(if n <= dead { 400 } else { 200 }));
+    let spec = json!({"delivery": {"retry": {"maxAttempts": 1}}});
+    let standalone = Standalone::start(&hook("h", &receiver.url(), spec), &[]).await;
+    for n in 0..dead {
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
+    }
+    wait_for_state(&standalone, "dead", dead).await;
+    (receiver, standalone)
+}
+
+async fn wait_for_state(standalone: &Standalone, state: &str, n: usize) {
+    eventually(DEADLINE, &format!("{n} deliveries to be {state}"), async || {
+        let found = list_deliveries(standalone, &format!("state={state}")).await.len();
+        if found == n { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
+}
+
+/// Sends a form. Returns the status, the location and the page.
+async fn post(standalone: &Standalone, path: &str, fields: &[(&str, &str)]) -> (u16, String, String) {
+    let response = form(browser().post(url(standalone, path)), fields).send().await.unwrap();
+    let location = response.headers().get("location").map_or("", |value| value.to_str().unwrap()).to_owned();
+    (response.status().as_u16(), location, response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_needs_the_csrf_token_and_the_own_origin() {
+    let (_receiver, standalone) = start(1).await;
+    let id = list_deliveries(&standalone, "").await[0]["id"].as_str().unwrap().to_owned();
+    let own = format!("{NAMESPACE}/deliveries/{id}");
+    let token = csrf(&page(&standalone, &own).await);
+    let replay = format!("{own}/replay");
+    for fields in [&[][..], &[("csrf", "")], &[("csrf", "1.AAAA")], &[("csrf", &token[1..])]] {
+        let (status, _, text) = post(&standalone, &replay, fields).await;
+        assert_eq!(status, 403, "{fields:?}: {text}");
+        assert!(text.contains("FormExpired"), "{text}");
+    }
+    for (name, value) in
+        [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "same-site")]
+    {
+        let request =
+            form(browser().post(url(&standalone, &replay)), &[("csrf", &token)]).header(name, value);
+        assert_eq!(request.send().await.unwrap().status(), 403, "{name}: {value}");
+    }
+    let json = browser().post(url(&standalone, &replay)).json(&json!({"csrf": token})).send().await.unwrap();
+    assert_eq!(json.status(), 415);
+    assert_eq!(list_deliveries(&standalone, "state=dead").await.len(), 1, "nothing was replayed");
+
+    let (status, location, _) = post(&standalone, &replay, &[("csrf", &token)]).await;
+    assert_eq!((status, location.as_str()), (303, &*format!("{own}?done=replayed")));
+    wait_for_state(&standalone, "delivered", 1).await;
+    assert!(page(&standalone, &location).await.contains("The delivery is sent again now."));
+    let foreign = [("csrf", token.as_str()), ("return", "https://evil.example/")];
+    let (_, location, _) = post(&standalone, &replay, &foreign).await;
+    assert!(location.starts_with("/console/"), "{location}");
+    standalone
+        .process()
+        .wait_for_line(
+            |line| line.contains("console action") && line.contains("replay") && line.contains(&id),
+            DEADLINE,
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selected_and_matching_deliveries_are_counted_first() {
+    let (receiver, standalone) = start(3).await;
+    let list = page(&standalone, &format!("{NAMESPACE}/deliveries?state=dead")).await;
+    let token = csrf(&list);
+    let ids: Vec<String> = list_deliveries(&standalone, "state=dead")
+        .await
+        .iter()
+        .map(|delivery| format!("default/{}", delivery["id"].as_str().unwrap()))
+        .collect();
+    let selected = [("csrf", token.as_str()), ("action", "replay"), ("id", &ids[0]), ("id", &ids[1])];
+    let (status, _, text) = post(&standalone, &format!("{NAMESPACE}/deliveries/selected"), &selected).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("Replay 2 deliveries?"), "{text}");
+    assert_eq!(receiver.requests().len(), 3, "nothing was sent yet");
+    let (status, _, text) =
+        post(&standalone, &format!("{NAMESPACE}/deliveries/selected/confirm"), &selected).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("2 deliveries sent again"), "{text}");
+    wait_for_state(&standalone, "delivered", 2).await;
+
+    let dry = page(&standalone, &format!("{NAMESPACE}/deliveries/matching?action=replay&hook=h")).await;
+    assert!(dry.contains("Replay 1 delivery?"), "{dry}");
+    let fields = [("csrf", token.as_str()), ("hook", "h"), ("rate", "100")];
+    let (status, location, _) =
+        post(&standalone, &format!("{NAMESPACE}/deliveries/matching/replay"), &fields).await;
+    assert_eq!((status, location.as_str()), (303, "/console/namespaces/default/replays?done=replay-started"));
+    wait_for_state(&standalone, "delivered", 3).await;
+    let replays = page(&standalone, &location).await;
+    assert!(replays.contains("state dead, hook h"), "{replays}");
+    let none = page(&standalone, &format!("{NAMESPACE}/deliveries/matching?action=cancel&hook=h")).await;
+    assert!(none.contains("Nothing matches."), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn test_event_and_test_run_show_their_result() {
+    let (receiver, standalone) = start(0).await;
+    let token = csrf(&page(&standalone, &format!("{NAMESPACE}/send")).await);
+    let fields = [
+        ("csrf", token.as_str()),
+        ("source", "s"),
+        ("event", "e"),
+        ("id", "typed/1"),
+        ("data", r#"{"n": 1}"#),
+    ];
+    let (status, location, text) = post(&standalone, &format!("{NAMESPACE}/send"), &fields).await;
+    assert_eq!(
+        (status, location.as_str()),
+        (303, "/console/namespaces/default/event?id=typed%2F1&done=sent"),
+        "{text}"
+    );
+    receiver.wait_for(1, DEADLINE).await;
+    wait_for_state(&standalone, "delivered", 1).await;
+    let shown = page(&standalone, &location).await;
+    assert!(shown.contains("Delivered to the one hook that matched."), "{shown}");
+
+    let test = format!("{NAMESPACE}/hooks/h/test");
+    let fields = [("csrf", token.as_str()), ("with", "event"), ("event", "typed/1")];
+    let (status, _, text) = post(&standalone, &test, &fields).await;
+    assert_eq!(status, 200, "{text}");
+    assert!(
+        text.contains("The receiver accepted it: status 200") && text.contains("Request and response"),
+        "{text}"
+    );
+    let fields = [("csrf", token.as_str()), ("with", "data"), ("data", "{")];
+    let (_, _, text) = post(&standalone, &test, &fields).await;
+    assert!(text.contains("the data is not JSON"), "{text}");
+    let (status, _, text) =
+        post(&standalone, &format!("{NAMESPACE}/hooks/h/ping"), &[("csrf", &token)]).await;
+    assert!(status == 200 && text.contains("id=\"verdict\""), "{text}");
+    let tried = page(
+        &standalone,
+        &format!("{NAMESPACE}/catalogue?event=typed%2F1&filter=data.n+%3D%3D+1+%26%26+event+%3D%3D+%27x%27"),
+    )
+    .await;
+    assert!(tried.contains("The filter rejects the event."), "{tried}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_page_is_updated_when_it_changes() {
+    let (_receiver, standalone) = start(0).await;
+    let list = page(&standalone, &format!("{NAMESPACE}/deliveries")).await;
+    let (_, live) = list.split_once("data-live=\"").expect("a live page");
+    let live = live.split('"').next().unwrap().replace("&amp;", "&");
+    let mut response = browser().get(url(&standalone, &live)).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    standalone.publish_accepted(&event("fresh")).await;
+    let mut received = String::new();
+    while !received.contains("event: content") || !received.contains(">fresh</a>") {
+        let chunk = tokio::time::timeout(DEADLINE, response.chunk()).await.expect("an update");
+        let chunk = chunk.unwrap().expect("an open stream");
+        received.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    assert!(!received.contains("<html"), "only the content is sent");
+    // A page that is not there has no stream.
+    let lost = browser().get(url(&standalone, "/console/live?path=/console/nothing")).send().await.unwrap();
+    assert_eq!(lost.status(), 404);
+}
