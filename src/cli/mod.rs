@@ -39,6 +39,7 @@ mod role_process;
 mod sandbox;
 pub mod send;
 mod service;
+mod shared_state;
 mod signals;
 pub mod sources;
 pub mod standalone;

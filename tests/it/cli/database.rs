@@ -47,7 +47,8 @@ async fn standalone_works_through_pgbouncer() {
     let bouncer = PgBouncer::start(shared(), 3).unwrap_or_else(|error| panic!("{error}"));
     let url = bouncer.url(url.rsplit('/').next().expect("a name"));
     let manifests = hook("h", &receiver.url(), quick());
-    let standalone = Standalone::start(&manifests, &["--store-url", &url, UNSAFE]).await;
+    let standalone = Standalone::start_without_data(&manifests, &["--store-url", &url, UNSAFE]).await;
+    standalone.process().wait_for_line(|line| line.contains("this process leads"), DEADLINE).await;
     for n in 0..20 {
         standalone.publish_accepted(&event(&format!("e{n}"))).await;
     }
