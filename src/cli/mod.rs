@@ -12,6 +12,7 @@ pub mod completion;
 pub mod config;
 pub mod crds;
 mod data_folder;
+mod database_readiness;
 pub mod deliveries;
 pub mod diff;
 pub mod emulate;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::database_readiness::follow_database;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{ListenAddress, WorkerArgs};
 use super::signals::stop_signal;
@@ -107,6 +108,7 @@ where
         }
         None => None,
     };
+    let database = store.as_ref().and_then(|open| open.database.clone());
     let watch = tokio::spawn(process.watch);
 
     let listed = readiness.add_gate("the objects are listed");
@@ -144,7 +146,7 @@ where
         None => (Traces::default(), None),
     };
     let worker = match (process.worker, store, ingest_gate, memory) {
-        (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => Some((
+        (Some(role), Some(OpenStore { store, shares, disk, .. }), Some(ingest_gate), Some(memory)) => Some((
             Worker {
                 cluster,
                 view: view.clone(),
@@ -199,6 +201,12 @@ where
         listed.open();
         std::future::pending::<()>().await;
     };
+    let availability = async {
+        match &database {
+            Some(database) => follow_database(database, &readiness).await,
+            None => std::future::pending().await,
+        }
+    };
     let stop_request = async {
         stop.await;
         tracing::info!("stopping");
@@ -216,6 +224,7 @@ where
         ended = watch => Err(internal_failure(&format!("the watches stopped unexpectedly{}", panic_message(ended)))),
         ended = ops => Err(internal_failure(&format!("the ops port stopped unexpectedly{}", panic_message(ended)))),
         () = listing => Ok(ExitCode::SUCCESS),
+        () = availability => Ok(ExitCode::SUCCESS),
         () = stop_request => Ok(ExitCode::SUCCESS),
     }
 }
@@ -297,6 +306,8 @@ async fn run_worker(
 /// An open store with its limits.
 struct OpenStore {
     store: Arc<dyn Store>,
+    /// The same store if it is in a database.
+    database: Option<Arc<PostgresStore>>,
     shares: Shares,
     disk: Disk,
 }
@@ -323,7 +334,8 @@ fn use_database(role: &WorkerRole<'_>, store: PostgresStore) -> OpenStore {
     let disk = role.args.database_disk();
     let shares = role.args.shares(role.args.store.store_size);
     store.set_shares(shares);
-    OpenStore { store: Arc::new(store), shares, disk }
+    let store = Arc::new(store);
+    OpenStore { store: store.clone(), database: Some(store), shares, disk }
 }
 
 /// Returns the failure of a start that cannot use its database.
@@ -365,5 +377,5 @@ fn open_file(
     let shares = role.args.shares(disk.size().or_fail(flag)?);
     store.set_shares(shares);
     store.set_metrics(metrics);
-    Ok(OpenStore { store: Arc::new(store), shares, disk })
+    Ok(OpenStore { store: Arc::new(store), database: None, shares, disk })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ use super::standalone::SharedDatabase;
 use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices};
+use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
@@ -142,6 +144,11 @@ impl PostgresStore {
     /// Sets the parts of the disk that backlogs may use.
     pub fn set_shares(&self, shares: Shares) {
         self.limits.set(shares);
+    }
+
+    /// Returns how long the database has not answered or has accepted no write. Renewals of the lease show it, twice a second.
+    pub fn unavailable_for(&self) -> Duration {
+        self.membership.since_renewal(Millis::steady())
     }
 
     pub(super) async fn session(&self) -> Result<Session, DbError> {
