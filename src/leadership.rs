@@ -1,9 +1,12 @@
 //! Leadership of this replica. Every call to a vendor and every write of the controller checks it first.
 
-use std::sync::Arc;
+use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::core::time::Millis;
 
@@ -30,6 +33,34 @@ struct LeaseState {
     until: AtomicI64,
     /// Counts how often leadership was gained.
     term: watch::Sender<u64>,
+}
+
+/// An election that runs in a thread or task of its own. When dropped, that ends and the lease expires.
+#[derive(Debug)]
+pub struct RunningElection {
+    stop: CancellationToken,
+    at_exit: Arc<OnceLock<LeaseAtExit>>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// The side of the thread or task that runs the election. When dropped, the election has ended.
+#[derive(Debug)]
+pub struct ElectionStop {
+    requested: CancellationToken,
+    at_exit: Arc<OnceLock<LeaseAtExit>>,
+    /// Dropped also by a panic, so that `RunningElection::ended` completes.
+    _done: oneshot::Sender<()>,
+}
+
+/// The fate of our lease when the election stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseAtExit {
+    /// Let it expire, because our requests may still be in flight.
+    Expire,
+    /// Release it, so that another replica can lead immediately. None of our requests may be in flight.
+    Release,
+    /// Keep it for this time, in which no replica can lead.
+    Hold(Duration),
 }
 
 impl Leadership {
@@ -84,6 +115,47 @@ impl LeadershipHandle {
 impl Drop for LeadershipHandle {
     fn drop(&mut self) {
         self.set(None, false);
+    }
+}
+
+impl RunningElection {
+    /// Returns both sides of an election.
+    pub fn new() -> (RunningElection, ElectionStop) {
+        let (stop, at_exit) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        let (done, ended) = oneshot::channel();
+        let running = RunningElection { stop: stop.clone(), at_exit: at_exit.clone(), ended };
+        (running, ElectionStop { requested: stop, at_exit, _done: done })
+    }
+
+    /// Completes when the election has ended. Without a call of `stop`, only a defect ends it.
+    pub async fn ended(&mut self) {
+        (&mut self.ended).await.ok();
+    }
+
+    /// Stops leading, and waits until the election has ended.
+    pub async fn stop(mut self, at_exit: LeaseAtExit) {
+        // Cannot fail: only `stop` sets it, and `stop` consumes the election.
+        self.at_exit.set(at_exit).ok();
+        self.stop.cancel();
+        self.ended().await;
+    }
+}
+
+impl Drop for RunningElection {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl ElectionStop {
+    /// Runs a step of the election. None: the stop was requested, and the step was cancelled.
+    pub async fn run_until_requested<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        self.requested.run_until_cancelled(step).await
+    }
+
+    /// Returns what to do with the lease after the stop was requested.
+    pub fn at_exit(&self) -> LeaseAtExit {
+        self.at_exit.get().copied().unwrap_or(LeaseAtExit::Expire)
     }
 }
 

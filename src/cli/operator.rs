@@ -13,7 +13,7 @@ use super::flags::{
 };
 use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
-use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
+use super::role_process::{self, ControllerRole, RoleProcess, StartElection, WorkerRole};
 use crate::cluster::Subscribers;
 use crate::cluster::kubernetes::{
     ApiConfig, Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, WatchLivenessLayer, watch,
@@ -165,13 +165,15 @@ async fn start(
             let (gained, election) = LeaderElection::new(config.clone(), lease);
             leadership = gained.clone();
             let (options, changes) = (controller.options(), subscribers.subscribe());
+            let election: StartElection = Box::new(|metrics| election.start(metrics));
             Some(ControllerRole { options, changes, leadership: gained, election: Some(election) })
         }
     };
     let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership));
     let worker = worker.as_ref().map(|w| WorkerRole {
         args: &w.worker,
-        data: &w.data,
+        data: Some(&w.data),
+        database: None,
         listen: &w.listen,
         api_listen: &w.api_listen,
         local_access: None,

@@ -12,13 +12,11 @@ use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, OperatorNamespaceArgs,
 use super::kubeconfig::{ApiServer, create_client, follow_config, load_config};
 use super::logging::LogArgs;
 use super::output::print_line;
-use crate::cluster::kubernetes::{
-    Kubernetes, KubernetesOptions, LeaderElection, LeaseAtExit, WatchLiveness, watch,
-};
+use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, watch};
 use crate::cluster::{ResourceKind, Subscribers, WriteTarget};
 use crate::controller::{self, Context};
 use crate::core::duration;
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, LeaseAtExit};
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 use crate::ops::Readiness;

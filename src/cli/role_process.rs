@@ -1,6 +1,7 @@
 //! Runs the process of `run`, `controller`, `worker` and `standalone`: starts the roles and ports, and stops them in order.
 
 use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::database_readiness::follow_database;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{ListenAddress, WorkerArgs};
 use super::signals::stop_signal;
-use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
 use crate::cluster::{Cluster, ObjectChange, View};
 use crate::console::{self, ConsoleOptions};
 use crate::controller;
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, LeaseAtExit, RunningElection};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, PortOptions, raise_open_files_limit, serve};
@@ -25,6 +26,7 @@ use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::traces::Traces;
 use crate::worker::store::postgres::PostgresStore;
 use crate::worker::store::postgres::connect::PostgresOptions;
+use crate::worker::store::postgres::standalone::SharedDatabase;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::store::{Shares, Store, StoreError};
 use crate::worker::{ApiExtension, Disk, Listening, LocalAccess, Worker, WorkerError};
@@ -53,13 +55,19 @@ pub struct ControllerRole {
     pub changes: mpsc::Receiver<ObjectChange>,
     pub leadership: Leadership,
     /// None without replicas: the controller always leads.
-    pub election: Option<LeaderElection>,
+    pub election: Option<StartElection>,
 }
+
+/// Starts competing for the leadership.
+pub type StartElection = Box<dyn FnOnce(Arc<Metrics>) -> io::Result<RunningElection> + Send>;
 
 /// The dependencies and settings of the worker.
 pub struct WorkerRole<'a> {
     pub args: &'a WorkerArgs,
-    pub data: &'a Path,
+    /// The folder of the embedded store. None: `database` is given.
+    pub data: Option<&'a Path>,
+    /// The connections of a process that uses the database for more than events. None: the store connects by its flags.
+    pub database: Option<SharedDatabase>,
     pub listen: &'a ListenAddress,
     pub api_listen: &'a ListenAddress,
     /// The requests that both ports accept without a token. None: clients authenticate.
@@ -101,6 +109,7 @@ where
         }
         None => None,
     };
+    let database = store.as_ref().and_then(|open| open.database.clone());
     let watch = tokio::spawn(process.watch);
 
     let listed = readiness.add_gate("the objects are listed");
@@ -138,7 +147,7 @@ where
         None => (Traces::default(), None),
     };
     let worker = match (process.worker, store, ingest_gate, memory) {
-        (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => {
+        (Some(role), Some(OpenStore { store, shares, disk, .. }), Some(ingest_gate), Some(memory)) => {
             let local_access = role.local_access.map(Arc::new);
             let console = role.args.console.then(|| ConsoleOptions {
                 cluster: cluster.clone(),
@@ -204,6 +213,12 @@ where
         listed.open();
         std::future::pending::<()>().await;
     };
+    let availability = async {
+        match &database {
+            Some(database) => follow_database(database, &readiness).await,
+            None => std::future::pending().await,
+        }
+    };
     let stop_request = async {
         stop.await;
         tracing::info!("stopping");
@@ -221,6 +236,7 @@ where
         ended = watch => Err(internal_failure(&format!("the watches stopped unexpectedly{}", panic_message(ended)))),
         ended = ops => Err(internal_failure(&format!("the ops port stopped unexpectedly{}", panic_message(ended)))),
         () = listing => Ok(ExitCode::SUCCESS),
+        () = availability => Ok(ExitCode::SUCCESS),
         () = stop_request => Ok(ExitCode::SUCCESS),
     }
 }
@@ -248,11 +264,11 @@ fn panic_message<T>(ended: Result<T, tokio::task::JoinError>) -> String {
     ended.err().map(|error| format!(": {error}")).unwrap_or_default()
 }
 
-/// Runs the controller. It joins the election once the objects are listed, and releases the Lease once no reconcile runs.
+/// Runs the controller. It joins the election once the objects are listed, and releases the lease once no reconcile runs.
 async fn run_controller(
     context: Arc<controller::Context>,
     changes: mpsc::Receiver<ObjectChange>,
-    election: Option<LeaderElection>,
+    election: Option<StartElection>,
     stopping: CancellationToken,
 ) -> Result<(), Failure> {
     let (view, metrics, cluster) = (context.view.clone(), context.metrics.clone(), context.cluster.clone());
@@ -268,13 +284,13 @@ async fn run_controller(
         // No reconcile runs before the first list, so stop without waiting for an API server that may be unavailable.
         () = stopping.cancelled() => return Ok(()),
     }
-    let mut election = election.start(metrics).or_fail(|| "starting the thread of the Lease".into())?;
+    let mut election = election(metrics).or_fail(|| "starting the election".into())?;
     tokio::select! {
         () = &mut reconciles => {
             cluster.flush_events().await;
             election.stop(LeaseAtExit::Release).await;
         }
-        () = election.ended() => return Err(internal_failure("the thread of the Lease stopped unexpectedly")),
+        () = election.ended() => return Err(internal_failure("the election stopped unexpectedly")),
         () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => election.stop(LeaseAtExit::Expire).await,
     }
     Ok(())
@@ -302,28 +318,45 @@ async fn run_worker(
 /// An open store with its limits.
 struct OpenStore {
     store: Arc<dyn Store>,
+    /// The same store if it is in a database.
+    database: Option<Arc<PostgresStore>>,
     shares: Shares,
     disk: Disk,
 }
 
 /// Opens the store with its limits and metrics.
 async fn open_store(role: &WorkerRole<'_>, memory: u64, metrics: Arc<Metrics>) -> Result<OpenStore, Failure> {
-    match role.args.store.database()? {
-        Some(options) => open_database(role, &options).await,
-        None => tokio::task::block_in_place(|| open_file(role, memory, metrics)),
+    match (&role.database, role.args.store.database()?, role.data) {
+        (Some(database), _, _) => {
+            let opened = PostgresStore::open_shared(database, &worker_name(role)).await;
+            Ok(use_database(role, opened.map_err(|error| database_failure(&error))?))
+        }
+        (None, Some(options), _) => open_database(role, &options).await,
+        (None, None, Some(data)) => tokio::task::block_in_place(|| open_file(role, data, memory, metrics)),
+        (None, None, None) => Err(Failure::new("give --data, or --store-url")),
     }
 }
 
 async fn open_database(role: &WorkerRole<'_>, options: &PostgresOptions) -> Result<OpenStore, Failure> {
+    let opened = PostgresStore::open(options, &worker_name(role)).await;
+    Ok(use_database(role, opened.map_err(|error| database_failure(&error))?))
+}
+
+fn use_database(role: &WorkerRole<'_>, store: PostgresStore) -> OpenStore {
     let disk = role.args.database_disk();
     let shares = role.args.shares(role.args.store.store_size);
-    let store = PostgresStore::open(options, &worker_name(role)).await.map_err(|error| Failure {
+    store.set_shares(shares);
+    let store = Arc::new(store);
+    OpenStore { store: store.clone(), database: Some(store), shares, disk }
+}
+
+/// Returns the failure of a start that cannot use its database.
+pub fn database_failure(error: &StoreError) -> Failure {
+    Failure {
         // A restart helps when the database is available again.
         code: if matches!(error, StoreError::Unavailable(_)) { 3 } else { 2 },
         message: format!("--store-url: {error}"),
-    })?;
-    store.set_shares(shares);
-    Ok(OpenStore { store: Arc::new(store), shares, disk })
+    }
 }
 
 /// Returns a name that no other running worker has: processes of one host listen on different addresses.
@@ -337,19 +370,24 @@ fn worker_name(role: &WorkerRole<'_>) -> String {
     }
 }
 
-fn open_file(role: &WorkerRole<'_>, memory: u64, metrics: Arc<Metrics>) -> Result<OpenStore, Failure> {
-    let flag = || format!("--data {}", role.data.display());
-    if !role.data.is_dir() {
+fn open_file(
+    role: &WorkerRole<'_>,
+    data: &Path,
+    memory: u64,
+    metrics: Arc<Metrics>,
+) -> Result<OpenStore, Failure> {
+    let flag = || format!("--data {}", data.display());
+    if !data.is_dir() {
         return Err(Failure::new(format!("{} is not a folder: create it, or mount a volume there", flag())));
     }
-    let store = SqliteStore::open_within(role.data, memory).map_err(|error| Failure {
+    let store = SqliteStore::open_within(data, memory).map_err(|error| Failure {
         // A damaged store is no wrong flag.
         code: if matches!(error, StoreError::Damaged { .. }) { 3 } else { 2 },
         message: format!("{}: {error}", flag()),
     })?;
-    let disk = role.args.disk(role.data);
+    let disk = role.args.disk(data);
     let shares = role.args.shares(disk.size().or_fail(flag)?);
     store.set_shares(shares);
     store.set_metrics(metrics);
-    Ok(OpenStore { store: Arc::new(store), shares, disk })
+    Ok(OpenStore { store: Arc::new(store), database: None, shares, disk })
 }

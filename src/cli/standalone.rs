@@ -3,20 +3,27 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use url::Url;
+use uuid::Uuid;
 
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{ControllerArgs, EgressArgs, ListenAddress, WorkerArgs, parse_host};
 use super::logging::LogArgs;
-use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
+use super::role_process::{self, ControllerRole, RoleProcess, StartElection, WorkerRole};
+use super::shared_state::DatabaseState;
 use crate::cluster::Subscribers;
-use crate::cluster::files::{FileCluster, FileClusterOptions};
+use crate::cluster::files::{FileCluster, FileClusterOptions, OpenError, SharedClusterOptions};
+use crate::core::conditions::cut;
+use crate::core::time::Millis;
 use crate::leadership::Leadership;
 use crate::ops::{Liveness, Readiness};
 use crate::worker::LocalAccess;
+use crate::worker::store::postgres::connect::PostgresOptions;
+use crate::worker::store::postgres::standalone::{DatabaseElection, SharedDatabase};
 
-/// Run controller and worker without a cluster, with manifests from files and state in a folder.
+/// Run controller and worker without a cluster, with manifests from files and state in a folder or database.
 ///
 /// Example: hookstream standalone --manifests deploy/samples/quickstart --data /var/lib/hookstream
 #[derive(clap::Args)]
@@ -25,9 +32,10 @@ pub struct Args {
     /// Files or folders with manifests (EventHook, Connection, Secret). Edits are applied within 2 s.
     #[arg(long, required = true, num_args = 1.., value_name = "PATH", env = "HOOKSTREAM_MANIFESTS", value_delimiter = ',')]
     manifests: Vec<PathBuf>,
-    /// The folder for state: accepted events, status of the objects, keys. Created if it does not exist.
+    /// The folder for state: accepted events, status of the objects, keys. Created if it does not exist. Not needed with
+    /// --store-url: then the database has all of it, and several standalones with the same manifests act as one.
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_DATA")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// The listen address of the ingest port, for events and relays. A non-loopback address requires --token-file.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
     listen: ListenAddress,
@@ -75,11 +83,25 @@ pub async fn run(args: Args) -> CommandResult {
         }
     }
     let is_open = token.is_none();
-    std::fs::create_dir_all(&args.data).or_fail(|| format!("--data {}", args.data.display()))?;
-    let options =
-        FileClusterOptions { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
-    let files = Arc::new(FileCluster::open(options).or_fail(|| "--manifests".into())?);
-    files.create_installation_id().or_fail(|| "--data".into())?;
+    let (manifests, prune) = (args.manifests, args.prune);
+    let opened = match (&args.data, args.worker.store.database()?) {
+        (Some(data), _) => {
+            std::fs::create_dir_all(data).or_fail(|| format!("--data {}", data.display()))?;
+            let options = FileClusterOptions { manifests, data: data.clone(), prune, token };
+            let files = Arc::new(FileCluster::open(options).or_fail(|| "--manifests".into())?);
+            files.create_installation_id().await.or_fail(|| "--data".into())?;
+            Opened { files, leadership: Leadership::always(), election: None, database: None }
+        }
+        (None, Some(options)) => {
+            Opened::connect(&options, SharedClusterOptions { manifests, prune, token }).await?
+        }
+        (None, None) => {
+            return Err(Failure::new(
+                "give --data with a folder for the state, or --store-url with a PostgreSQL database",
+            ));
+        }
+    };
+    let Opened { files, leadership, election, database } = opened;
 
     let mut controller = args.controller.options();
     if controller.ingest_url.is_none() {
@@ -103,12 +125,13 @@ pub async fn run(args: Args) -> CommandResult {
         controller: Some(ControllerRole {
             options: controller,
             changes: controller_changes,
-            leadership: Leadership::always(),
-            election: None,
+            leadership,
+            election,
         }),
         worker: Some(WorkerRole {
             args: &args.worker,
-            data: &args.data,
+            data: args.data.as_deref(),
+            database,
             listen: &args.listen,
             api_listen: &args.api_listen,
             local_access,
@@ -116,6 +139,44 @@ pub async fn run(args: Args) -> CommandResult {
         }),
     })
     .await
+}
+
+/// The objects with their state, and what else depends on where that is.
+struct Opened {
+    files: Arc<FileCluster>,
+    leadership: Leadership,
+    election: Option<StartElection>,
+    database: Option<SharedDatabase>,
+}
+
+impl Opened {
+    /// Uses a state that other standalones share. One of them leads.
+    async fn connect(options: &PostgresOptions, cluster: SharedClusterOptions) -> Result<Opened, Failure> {
+        let database = SharedDatabase::connect(options).await;
+        let database = database.map_err(|error| role_process::database_failure(&error))?;
+        let state = database.standalone(process_name());
+        let (leadership, handle) = Leadership::leased(Millis::steady);
+        let backend = Arc::new(DatabaseState(state.clone()));
+        let files = FileCluster::connect(cluster, backend, leadership.clone()).await;
+        let files = Arc::new(files.map_err(|error| match error {
+            OpenError::Manifests(error) => Failure::new(format!("--manifests: {error}")),
+            OpenError::State(error) => Failure { code: 3, message: format!("--store-url: {error}") },
+        })?);
+        let prepared = files.clone();
+        let before_leading = Box::new(move || -> BoxFuture<'static, Result<(), String>> {
+            let files = prepared.clone();
+            Box::pin(async move { files.prepare_to_lead().await.map_err(|error| error.to_string()) })
+        });
+        let election = DatabaseElection::new(state, handle, before_leading);
+        let election: StartElection = Box::new(|metrics| Ok(election.start(metrics)));
+        Ok(Opened { files, leadership, election: Some(election), database: Some(database) })
+    }
+}
+
+/// Returns a name for the lease that is unique for each start, so that a lease of a crashed predecessor is not ours.
+fn process_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{}/{}/{}", cut(&host, 64), std::process::id(), Uuid::now_v7().simple())
 }
 
 /// Reads a token from a file. Strips the line end that `echo` appends.

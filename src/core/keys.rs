@@ -75,6 +75,11 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(KeyRing { keys }) }
     }
 
+    /// Creates a key ring with one key.
+    pub fn of_key(id: String, key: [u8; KEY_LENGTH]) -> Self {
+        KeyRing { keys: BTreeMap::from([(id, SecretBox::new(Box::new(key)))]) }
+    }
+
     /// Returns the ids and keys, as `from_data` parses them.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8; KEY_LENGTH])> {
         self.keys.iter().map(|(id, key)| (id.as_str(), key.expose_secret()))

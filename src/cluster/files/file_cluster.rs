@@ -1,38 +1,37 @@
-//! The `Cluster` of standalone: manifests from files and folders, and state in the data folder.
+//! The `Cluster` of standalone: manifests from files and folders, and state in a data folder or a shared database.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
-use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::definition::ManifestKey;
 use super::documents::ManifestError;
 use super::file_scanner::{FileChanges, FileScanner};
-use super::installation::{open_installation_id, read_installation_id};
+use super::folder_state::FolderState;
+use super::installation::{generate_installation_id, read_installation_id};
 use super::key_ring::open_key_ring;
 use super::manifest_set::ManifestSet;
 use super::object_lists::{ObjectLists, Reflectors, reflectors};
-use super::objects::{FileObject, object_uid};
-use super::state::{ObjectId, PendingWrite, StateStore};
-use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectChange, ObjectKey,
-    Permission, ResourceKind, Subscribers, View, WriteTarget,
-};
-use crate::core::conditions::ConditionMessage;
+use super::objects::FileObject;
+use super::state::{PreparedWrite, StateStore};
+use super::state_backend::{ObjectId, StateBackend, StateChanges, StateError};
+use crate::cluster::keys::generate_key_ring;
+use crate::cluster::{ClusterError, ObjectChange, ResourceKind, Subscribers, View};
 use crate::core::keys::KeyRing;
-use crate::core::names::is_namespace;
 use crate::core::time::Millis;
+use crate::leadership::{Leadership, NotLeading};
 
 /// The time between two scans. An edited manifest is applied after one scan, a removed one after three.
 const SCAN_INTERVAL: Duration = Duration::from_millis(800);
+/// How often a write is repeated that other processes overtake.
+const MAX_CONFLICTS: usize = 20;
 
 /// The manifests, data folder and settings of standalone.
 #[derive(Debug)]
@@ -47,20 +46,35 @@ pub struct FileClusterOptions {
     pub token: Option<SecretString>,
 }
 
-/// A cluster of files: objects from manifests, and their state from the data folder.
+/// The manifests and settings of standalone with a state that several processes share.
+#[derive(Debug)]
+pub struct SharedClusterOptions {
+    /// Files and folders with manifests.
+    pub manifests: Vec<PathBuf>,
+    /// Delete at the vendor the objects that were removed from the manifests.
+    pub prune: bool,
+    /// The token that callers must send; None if they need no token.
+    pub token: Option<SecretString>,
+}
+
+/// A cluster of files: objects from manifests, and their state from a backend.
 pub struct FileCluster {
     /// Locked while the files are read, unlike `inner`, for which deliveries wait.
     scanner: Mutex<ScannerState>,
-    inner: Mutex<Inner>,
-    /// Locked from a change until its file is written, so that an older write cannot overtake a newer one.
+    pub(super) inner: Mutex<Inner>,
+    /// Locked from a change until it is stored, so that an older write cannot overtake a newer one.
     writing: tokio::sync::Mutex<()>,
-    changed: Notify,
-    key_ring: Arc<KeyRing>,
+    pub(super) changed: Notify,
+    pub(super) key_ring: Mutex<Arc<KeyRing>>,
     /// None until `create_installation_id`.
-    installation: Mutex<Option<String>>,
-    data: PathBuf,
-    token: Option<SecretString>,
-    prune: bool,
+    pub(super) installation: Mutex<Option<String>>,
+    pub(super) backend: Arc<dyn StateBackend>,
+    /// Writes of the controller need it.
+    pub(super) leadership: Leadership,
+    /// None until `watch`.
+    view: OnceLock<ViewWriter>,
+    pub(super) token: Option<SecretString>,
+    pub(super) prune: bool,
 }
 
 struct ScannerState {
@@ -69,37 +83,99 @@ struct ScannerState {
     last_error: Option<String>,
 }
 
-struct Inner {
-    manifests: ManifestSet,
-    state: StateStore,
+pub(super) struct Inner {
+    pub(super) manifests: ManifestSet,
+    pub(super) state: StateStore,
     /// Objects that changed since the view was updated.
-    changed: BTreeSet<ObjectId>,
+    pub(super) changed: BTreeSet<ObjectId>,
     /// Secrets and ConfigMaps that changed since the subscribers were notified.
     changed_data: Vec<ObjectChange>,
+    /// Removed objects of which this is not stored yet.
+    removed: BTreeSet<ObjectId>,
+}
+
+/// Updates the view.
+struct ViewWriter {
+    reflectors: tokio::sync::Mutex<Reflectors>,
+    subscribers: Arc<Subscribers>,
+}
+
+/// Why a cluster of files cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
+    #[error("the state of standalone: {0}")]
+    State(#[from] StateError),
 }
 
 impl FileCluster {
-    /// Reads the manifests and the state. A path that does not exist or contains no manifest is an error. Otherwise an
-    /// operator with a mistyped path would start without objects and look healthy.
+    /// Reads the manifests and the state of a data folder. A path that does not exist or contains no manifest is an error.
+    /// Otherwise an operator with a mistyped path would start without objects and look healthy.
     pub fn open(options: FileClusterOptions) -> Result<Self, ManifestError> {
-        let key_ring = Arc::new(open_key_ring(&options.data)?);
-        let mut state = StateStore::open(&options.data)?;
+        let FileClusterOptions { manifests, data, prune, token } = options;
+        let failed = |error: String| ManifestError::new(&data, error);
+        let new = generate_key_ring().map_err(|e| failed(e.to_string()))?;
+        let key_ring = open_key_ring(&data, &new)?;
+        let folder = FolderState::open(&data)?;
+        let stored = folder.load()?;
+        let installation = read_installation_id(&data)?;
+        let shared = SharedClusterOptions { manifests, prune, token };
+        let backend = Arc::new(folder);
+        let cluster = Self::new(shared, backend, key_ring, stored, Leadership::always());
+        let cluster = cluster.map_err(|error| match error {
+            OpenError::Manifests(error) => error,
+            OpenError::State(error) => failed(error.to_string()),
+        })?;
+        *cluster.installation.lock() = installation;
+        Ok(cluster)
+    }
+
+    /// Reads the manifests as `open` does, and the state of a backend. Of an empty one it creates the key ring and the id of
+    /// the installation. `leadership`: that of the controller which writes to this cluster.
+    pub async fn connect(
+        options: SharedClusterOptions,
+        backend: Arc<dyn StateBackend>,
+        leadership: Leadership,
+    ) -> Result<Self, OpenError> {
+        let new = generate_key_ring().map_err(|e| StateError::Failed(e.to_string()))?;
+        let key_ring = backend.key_ring(Some(new)).await?.ok_or_else(lost_key_ring)?;
+        let stored = backend.changes(None).await?;
+        let cluster = Self::new(options, backend, key_ring, stored, leadership)?;
+        cluster.create_installation_id().await?;
+        Ok(cluster)
+    }
+
+    fn new(
+        options: SharedClusterOptions,
+        backend: Arc<dyn StateBackend>,
+        key_ring: KeyRing,
+        stored: StateChanges,
+        leadership: Leadership,
+    ) -> Result<Self, OpenError> {
+        let mut state = StateStore::new(backend.is_shared());
+        state.apply(stored, true)?;
         let mut scanner = FileScanner::new(options.manifests, false);
         let mut manifests = ManifestSet::default();
         manifests.apply(scanner.scan()?);
-        for ((kind, key), file) in state.saved_objects() {
-            manifests.expect(*kind, key.clone(), file);
-        }
-        state.restart_cleanups(Millis::now());
-        let (changed, changed_data) = (BTreeSet::new(), Vec::new());
+        let mut inner = Inner {
+            manifests,
+            state,
+            changed: BTreeSet::new(),
+            changed_data: Vec::new(),
+            removed: BTreeSet::new(),
+        };
+        inner.expect_saved_objects();
         Ok(FileCluster {
             scanner: Mutex::new(ScannerState { scanner, last_error: None }),
-            inner: Mutex::new(Inner { manifests, state, changed, changed_data }),
+            inner: Mutex::new(inner),
             writing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
-            key_ring,
-            installation: Mutex::new(read_installation_id(&options.data)?),
-            data: options.data,
+            key_ring: Mutex::new(Arc::new(key_ring)),
+            installation: Mutex::default(),
+            backend,
+            leadership,
+            view: OnceLock::new(),
             token: options.token,
             prune: options.prune,
         })
@@ -112,8 +188,10 @@ impl FileCluster {
     }
 
     /// Gives this installation a random id, unless it has one. Commands that only read a data folder do not call it.
-    pub fn create_installation_id(&self) -> Result<(), ManifestError> {
-        *self.installation.lock() = Some(open_installation_id(&self.data)?);
+    pub async fn create_installation_id(&self) -> Result<(), StateError> {
+        let new = generate_installation_id().map_err(|e| StateError::Failed(e.to_string()))?;
+        let id = self.backend.installation_id(Some(new)).await?;
+        *self.installation.lock() = id;
         Ok(())
     }
 
@@ -125,35 +203,44 @@ impl FileCluster {
         objects.collect()
     }
 
-    /// Returns the view that both roles read, and the future that keeps it in sync with the files.
+    /// Returns the view that both roles read, and the future that keeps it in sync with the files and with a shared state.
     pub fn watch(
         self: &Arc<Self>,
         subscribers: Subscribers,
     ) -> (View, impl std::future::Future<Output = ()> + Send + use<>) {
         let subscribers = Arc::new(subscribers);
-        let (view, mut reflectors) = reflectors(&subscribers);
+        let (view, reflectors) = reflectors(&subscribers);
+        let writer = ViewWriter { reflectors: tokio::sync::Mutex::new(reflectors), subscribers };
         let this = self.clone();
         let run = async move {
-            reflectors.replace(this.objects(|_| true)).await;
-            let mut next_scan = Instant::now() + SCAN_INTERVAL;
-            loop {
-                tokio::select! {
-                    () = this.changed.notified() => {}
-                    // At a fixed time: status writes, of which there may be thousands, must not postpone the scan.
-                    () = tokio::time::sleep_until(next_scan) => {
-                        this.scan_in_background().await;
-                        next_scan = Instant::now() + SCAN_INTERVAL;
-                    }
-                }
-                this.update_view(&mut reflectors, &subscribers).await;
-            }
+            let writer = this.view.get_or_init(|| writer);
+            writer.reflectors.lock().await.replace(this.objects(|_| true)).await;
+            tokio::join!(this.follow_files(), this.follow_shared_state());
         };
         (view, run)
     }
 
+    /// Scans the files periodically, and updates the view after each change.
+    async fn follow_files(self: &Arc<Self>) {
+        let mut next_scan = Instant::now() + SCAN_INTERVAL;
+        loop {
+            tokio::select! {
+                () = self.changed.notified() => {}
+                // At a fixed time: status writes, of which there may be thousands, must not postpone the scan.
+                () = tokio::time::sleep_until(next_scan) => {
+                    self.scan_in_background().await;
+                    next_scan = Instant::now() + SCAN_INTERVAL;
+                }
+            }
+            self.update_view().await;
+        }
+    }
+
     /// Applies the changes since the last call to the view, and notifies the subscribers. Its work is proportional to the
     /// number of changed objects.
-    async fn update_view(&self, reflectors: &mut Reflectors, subscribers: &Subscribers) {
+    pub(super) async fn update_view(&self) {
+        let Some(ViewWriter { reflectors, subscribers }) = self.view.get() else { return };
+        let mut reflectors = reflectors.lock().await;
         let (mut objects, data) = {
             let mut inner = self.inner.lock();
             let objects: Vec<ObjectId> = std::mem::take(&mut inner.changed).into_iter().collect();
@@ -173,16 +260,22 @@ impl FileCluster {
     /// Scans on a blocking thread: reading and parsing many files must not delay requests.
     async fn scan_in_background(self: &Arc<Self>) {
         let this = self.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || this.scan()).await {
-            tracing::error!(%error, "scan of the manifests failed");
+        match tokio::task::spawn_blocking(move || this.scan()).await {
+            Ok(Some(changes)) => self.inner.lock().apply(changes),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "scan of the manifests failed"),
         }
+        self.record_removals().await;
     }
 
-    /// Reads the changed files, and records what they add, change or remove.
-    fn scan(&self) {
+    /// Reads the changed files. None: a path cannot be read, so nothing counts as changed.
+    fn scan(&self) -> Option<FileChanges> {
         let mut files = self.scanner.lock();
-        let changes = match files.scanner.scan() {
-            Ok(changes) => changes,
+        match files.scanner.scan() {
+            Ok(changes) => {
+                files.last_error = None;
+                Some(changes)
+            }
             Err(error) => {
                 let error = error.to_string();
                 // Every scan would log it again.
@@ -190,16 +283,28 @@ impl FileCluster {
                     tracing::error!("{error}; the objects that were last read stay in effect");
                     files.last_error = Some(error);
                 }
-                return;
+                None
             }
-        };
-        files.last_error = None;
-        // An older write of a state must not run after the deletion of its file.
-        let _writing = self.writing.blocking_lock();
-        let writes = self.inner.lock().apply(changes);
-        for write in writes {
-            if let Err(error) = write.and_then(PendingWrite::run) {
-                tracing::warn!(%error, "write of the state of a removed object failed");
+        }
+    }
+
+    /// Stores which objects were removed from the manifests. Only the leader does: others may have older files.
+    async fn record_removals(&self) {
+        let removed = std::mem::take(&mut self.inner.lock().removed);
+        if !self.leadership.is_leader() {
+            return;
+        }
+        for id in removed {
+            let written = self.write(&id, |Inner { manifests, state, .. }| {
+                // It may have come back since an earlier try.
+                match manifests.object(id.0, &id.1) {
+                    Some(_) => Ok(None),
+                    None => state.set_removed(&id, manifests),
+                }
+            });
+            if let Err(error) = written.await {
+                tracing::warn!(object = %id.1, %error, "write of the state of a removed object failed, retried");
+                self.inner.lock().removed.insert(id);
             }
         }
     }
@@ -217,52 +322,86 @@ impl FileCluster {
         objects
     }
 
-    /// Changes the state of an object, then writes its file. The write runs outside of the lock, so that readers never wait
-    /// for the disk.
-    async fn update(
+    /// Stores a change of an object's state. `prepare` decides it again if another process has changed the state. The write
+    /// runs outside of the lock, so that readers never wait for it.
+    pub(super) async fn write(
         &self,
-        target: &WriteTarget,
-        change: impl FnOnce(&mut Inner) -> Result<PendingWrite, ManifestError>,
+        id: &ObjectId,
+        prepare: impl Fn(&mut Inner) -> Result<Option<PreparedWrite>, StateError>,
     ) -> Result<(), ClusterError> {
-        let failed = |error: String| ClusterError::ClusterError(error);
         let _writing = self.writing.lock().await;
-        let write = {
-            let mut inner = self.inner.lock();
-            inner.changed.insert((target.kind, target.key.clone()));
-            change(&mut inner).map_err(|e| failed(e.to_string()))?
-        };
-        let written = tokio::task::spawn_blocking(move || write.run()).await;
-        written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let mut result = Err(StateError::Conflict);
+        for _ in 0..MAX_CONFLICTS {
+            let prepared = prepare(&mut self.inner.lock());
+            result = match prepared {
+                Ok(Some(prepared)) => match self.backend.write(prepared.write.clone()).await {
+                    Ok(version) => {
+                        self.inner.lock().state.complete(prepared, version);
+                        Ok(())
+                    }
+                    Err(StateError::Conflict) => match self.backend.read(id).await {
+                        Ok(stored) => match self.inner.lock().state.replace(id, stored) {
+                            Ok(()) => Err(StateError::Conflict),
+                            Err(error) => Err(error),
+                        },
+                        Err(error) => Err(error),
+                    },
+                    Err(error) => Err(error),
+                },
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if !matches!(result, Err(StateError::Conflict)) {
+                break;
+            }
+        }
+        self.inner.lock().changed.insert(id.clone());
         self.changed.notify_one();
-        Ok(())
+        result.map_err(|error| match error {
+            StateError::Conflict => ClusterError::Conflict,
+            StateError::NotLeading => NotLeading.into(),
+            StateError::Failed(error) => ClusterError::ClusterError(error),
+        })
     }
+}
+
+/// Returns the error of a backend whose key ring was removed while it was read.
+pub(super) fn lost_key_ring() -> StateError {
+    StateError::Failed("the key ring was removed: restore it from a backup".into())
 }
 
 impl Inner {
     /// Returns the ids of all objects with a manifest or a state.
-    fn ids(&self) -> BTreeSet<ObjectId> {
+    pub(super) fn ids(&self) -> BTreeSet<ObjectId> {
         let defined = self.manifests.objects().map(|(kind, key, _)| (kind, key.clone()));
         defined.chain(self.state.ids().cloned()).collect()
     }
 
-    fn object(&mut self, id: &ObjectId, prune: bool) -> Option<FileObject> {
+    pub(super) fn object(&mut self, id: &ObjectId, prune: bool) -> Option<FileObject> {
         self.state.object(id, &self.manifests, prune)
     }
 
-    /// Applies the result of a scan. Returns the writes that follow from removed objects.
-    fn apply(&mut self, changes: FileChanges) -> Vec<Result<PendingWrite, ManifestError>> {
-        let mut writes = Vec::new();
+    /// Counts the objects that had a manifest as missing until enough scans agree, and gives cleanups their full period.
+    pub(super) fn expect_saved_objects(&mut self) {
+        let Inner { manifests, state, .. } = self;
+        for ((kind, key), file) in state.saved_objects() {
+            manifests.expect(*kind, key.clone(), file);
+        }
+        state.restart_cleanups(Millis::now());
+    }
+
+    /// Applies the result of a scan.
+    fn apply(&mut self, changes: FileChanges) {
         for key in self.manifests.apply(changes) {
             self.changed_data.extend(key.data_change());
             let ManifestKey::Object(kind, key) = key else { continue };
             let is_removed = self.manifests.object(kind, &key).is_none();
             let id = (kind, key);
             if is_removed {
-                writes.push(self.state.set_removed(&id, &self.manifests));
+                self.removed.insert(id.clone());
             }
             self.changed.insert(id);
         }
-        writes
     }
 }
 
@@ -273,108 +412,5 @@ fn update_order(kind: ResourceKind) -> u8 {
         ResourceKind::EventStream => 1,
         ResourceKind::Hook => 2,
         ResourceKind::EventHook => 3,
-    }
-}
-
-impl Cluster for FileCluster {
-    fn secret<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
-        Box::pin(async move { Ok(self.inner.lock().manifests.secret(key)) })
-    }
-
-    fn config_map<'a>(
-        &'a self,
-        key: &'a ObjectKey,
-    ) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
-        Box::pin(async move { Ok(self.inner.lock().manifests.config_map(key)) })
-    }
-
-    fn write_status<'a>(
-        &'a self,
-        target: &'a WriteTarget,
-        status: Value,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
-            state.set_status(target, status, manifests)
-        }))
-    }
-
-    fn write_delivery_status<'a>(
-        &'a self,
-        target: &'a WriteTarget,
-        status: DeliveryStatus,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
-            state.set_delivery_status(target, status, manifests)
-        }))
-    }
-
-    fn write_metadata<'a>(
-        &'a self,
-        target: &'a WriteTarget,
-        metadata: Metadata,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
-            state.set_metadata(target, metadata, manifests)
-        }))
-    }
-
-    fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
-        Box::pin(async move {
-            let object = self.inner.lock().object(&(target.kind, target.key.clone()), self.prune);
-            object.map(|object| object.value).ok_or(ClusterError::Gone)
-        })
-    }
-
-    fn publish_event<'a>(
-        &'a self,
-        target: &'a WriteTarget,
-        warning: bool,
-        note: &'a ConditionMessage,
-    ) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let kind: &str = target.kind.into();
-            if warning {
-                tracing::warn!(object = %target.key, kind, reason = note.reason, "{}", note.message);
-            } else {
-                tracing::info!(object = %target.key, kind, reason = note.reason, "{}", note.message);
-            }
-        })
-    }
-
-    fn publishes_to_log(&self) -> bool {
-        true
-    }
-
-    fn key_ring(&self, _create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(async move { Ok(self.key_ring.clone()) })
-    }
-
-    /// Returns a constant: uids are derived from names here, so any folder may use the store of another.
-    fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
-        Box::pin(async { Ok(Some("standalone".to_owned())) })
-    }
-
-    /// Returns a random id: two installations with the same manifests have the same uids.
-    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
-        Box::pin(async { Ok(self.installation.lock().clone()) })
-    }
-
-    /// Derives the uid from the name: namespaces are neither created nor deleted here. A name that no namespace can have has
-    /// none.
-    fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
-        Box::pin(async move { Ok(is_namespace(name).then(|| object_uid("Namespace", "", name))) })
-    }
-
-    fn authorize<'a>(
-        &'a self,
-        token: Option<&'a str>,
-        _permission: Permission<'a>,
-    ) -> BoxFuture<'a, Result<(), AuthorizationError>> {
-        Box::pin(async move {
-            let Some(expected) = &self.token else { return Ok(()) };
-            let given = token.unwrap_or_default();
-            let is_equal: bool = expected.expose_secret().as_bytes().ct_eq(given.as_bytes()).into();
-            if is_equal { Ok(()) } else { Err(AuthorizationError::Unauthenticated) }
-        })
     }
 }

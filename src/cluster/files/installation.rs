@@ -21,17 +21,20 @@ pub fn read_installation_id(data: &Path) -> Result<Option<String>, ManifestError
     }
 }
 
-/// Reads the id; creates it at the first start.
-pub fn open_installation_id(data: &Path) -> Result<String, ManifestError> {
+/// Reads the id; stores `new` at the first start.
+pub fn open_installation_id(data: &Path, new: &str) -> Result<String, ManifestError> {
     if let Some(id) = read_installation_id(data)? {
         return Ok(id);
     }
-    let path = data.join(FILE);
+    write_atomically(&data.join(FILE), format!("{new}\n").as_bytes())?;
+    Ok(new.to_owned())
+}
+
+/// Makes a random id.
+pub fn generate_installation_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| ManifestError::new(&path, e))?;
-    let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
-    write_atomically(&path, format!("{id}\n").as_bytes())?;
-    Ok(id)
+    getrandom::fill(&mut bytes)?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
 }
 
 #[cfg(test)]
@@ -42,10 +45,11 @@ mod tests {
     fn keeps_a_random_id() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         assert_eq!(read_installation_id(one.path()).unwrap(), None);
-        let id = open_installation_id(one.path()).unwrap();
-        assert_eq!(open_installation_id(one.path()).unwrap(), id);
+        let open = |data: &Path| open_installation_id(data, &generate_installation_id().unwrap()).unwrap();
+        let id = open(one.path());
+        assert_eq!(open(one.path()), id);
         assert_eq!(read_installation_id(one.path()).unwrap(), Some(id.clone()));
-        assert_ne!(open_installation_id(other.path()).unwrap(), id);
+        assert_ne!(open(other.path()), id);
         fs::write(one.path().join(FILE), "a b").unwrap();
         assert!(read_installation_id(one.path()).is_err(), "never replaced silently");
     }

@@ -1,133 +1,135 @@
-//! The state that a cluster would store of each object (status, finalizers, generation): one file for each object.
+//! The state of all objects as this process knows it. It decides what to write; a `StateBackend` stores it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-use super::atomic_file::write_atomically;
-use super::definition::ObjectManifest;
-use super::documents::ManifestError;
 use super::manifest_set::ManifestSet;
-use super::objects::{FileObject, object_uid};
-use crate::cluster::{DeliveryStatus, Metadata, ObjectKey, ResourceKind, WriteTarget};
-use crate::core::conditions::DELIVERING;
-use crate::core::hook::EventSelector;
-use crate::core::names::{is_namespace, is_object_name};
+use super::objects::FileObject;
+use super::saved_state::{Adoption, SavedState};
+use super::state_backend::{
+    ObjectId, StateAuthor, StateChanges, StateError, StateVersion, StateWrite, StoredState,
+};
+use crate::cluster::{DeliveryStatus, Metadata, ResourceKind};
 use crate::core::time::Millis;
-
-/// The longest name of a state file, without `.json`. File systems allow 255 bytes; a namespace and a name may have 316.
-const MAX_FILE_STEM: usize = 240;
-
-/// An object's kind and name.
-pub type ObjectId = (ResourceKind, ObjectKey);
 
 /// The state of all objects.
 pub struct StateStore {
-    folder: PathBuf,
-    saved: BTreeMap<ObjectId, SavedState>,
+    entries: BTreeMap<ObjectId, Entry>,
+    /// True if other processes write the same state. Then the controller that leads decides which objects were removed, and
+    /// workers write nothing that follows from their manifests.
+    is_shared: bool,
 }
 
-/// The state of one object, as its file stores it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct SavedState {
-    namespace: String,
-    name: String,
-    kind: String,
-    #[serde(default)]
-    generation: i64,
-    /// The hash of the spec at this generation.
-    #[serde(default)]
-    spec_hash: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    finalizers: Vec<String>,
-    /// Annotations that the controller wrote.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    status: Value,
-    /// The time at which the removal of the manifest was detected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    removed: Option<Millis>,
-    /// The last manifest, kept while there is a finalizer: it describes what to clean up once the file is removed.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    manifest: Value,
-    /// The events that the last readable manifest of an EventHook selects. While its manifest cannot be read, also after a
-    /// restart, these events are held.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    selector: Option<EventSelector>,
-    /// The file that defined the object last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
+/// The state of one object.
+struct Entry {
+    /// As it is stored; new if it is not.
+    saved: SavedState,
+    /// None: it is not stored.
+    version: Option<StateVersion>,
+    adopted: Adoption,
+}
+
+/// A write, and what the state is after it.
+#[must_use]
+pub struct PreparedWrite {
+    pub write: StateWrite,
+    next: Option<SavedState>,
 }
 
 impl StateStore {
-    /// Reads the state files of all objects in the data folder.
-    pub fn open(data: &Path) -> Result<Self, ManifestError> {
-        let folder = data.join("objects");
-        fs::create_dir_all(&folder).map_err(|e| ManifestError::new(&folder, e))?;
-        let mut saved = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(|e| ManifestError::new(&folder, e))? {
-            let path = entry.map_err(|e| ManifestError::new(&folder, e))?.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            let text = fs::read_to_string(&path).map_err(|e| ManifestError::new(&path, e))?;
-            let state: SavedState = serde_json::from_str(&text).map_err(|e| ManifestError::new(&path, e))?;
-            let kind = state
-                .kind
-                .parse()
-                .map_err(|_| ManifestError::new(&path, "unknown kind; was it written by a newer version?"))?;
-            // The names become a path again, and an earlier version accepted `..`.
-            if !is_namespace(&state.namespace) || !is_object_name(&state.name) {
-                tracing::warn!(file = %path.display(), "state of an object with an invalid name ignored");
-                continue;
-            }
-            saved.insert((kind, ObjectKey::new(&state.namespace, &state.name)), state);
+    pub fn new(is_shared: bool) -> StateStore {
+        StateStore { entries: BTreeMap::new(), is_shared }
+    }
+
+    /// Applies what was read. Returns the objects whose state differs from before.
+    ///
+    /// `is_complete`: the changes are the whole state, so others were deleted.
+    pub fn apply(
+        &mut self,
+        changes: StateChanges,
+        is_complete: bool,
+    ) -> Result<BTreeSet<ObjectId>, StateError> {
+        let mut changed = BTreeSet::new();
+        if is_complete {
+            let read: BTreeSet<&ObjectId> = changes.written.iter().map(|(id, _)| id).collect();
+            // A state of the horizon or later may have been written after the read began.
+            let deleted = |entry: &Entry| entry.version.is_some_and(|version| version < changes.horizon);
+            let removed = self.entries.extract_if(.., |id, entry| deleted(entry) && !read.contains(id));
+            changed.extend(removed.map(|(id, _)| id));
         }
-        Ok(StateStore { folder, saved })
+        for (id, stored) in changes.written {
+            // A read that began before a write of this process.
+            if self.entries.get(&id).is_some_and(|entry| entry.version >= Some(stored.version)) {
+                continue;
+            }
+            self.replace(&id, Some(stored))?;
+            changed.insert(id);
+        }
+        Ok(changed)
+    }
+
+    /// Replaces what is known of one state by what is stored.
+    pub fn replace(&mut self, id: &ObjectId, stored: Option<StoredState>) -> Result<(), StateError> {
+        let Some(StoredState { version, text }) = stored else {
+            self.entries.remove(id);
+            return Ok(());
+        };
+        let invalid = |error| StateError::Failed(format!("the state of {} cannot be read: {error}", id.1));
+        let saved: SavedState = serde_json::from_str(&text).map_err(invalid)?;
+        let mut adopted = self.entries.remove(id).map_or_else(Adoption::default, |entry| entry.adopted);
+        adopted.rebase(&saved);
+        self.entries.insert(id.clone(), Entry { saved, version: Some(version), adopted });
+        Ok(())
+    }
+
+    /// Returns the number of stored states.
+    pub fn stored(&self) -> usize {
+        self.entries.values().filter(|entry| entry.version.is_some()).count()
     }
 
     /// Returns the objects with state that do not count as removed, each with the file that defined it last.
     pub fn saved_objects(&self) -> impl Iterator<Item = (&ObjectId, Option<PathBuf>)> {
-        let kept = self.saved.iter().filter(|(_, saved)| saved.removed.is_none());
-        kept.map(|(id, saved)| (id, saved.file.as_ref().map(PathBuf::from)))
+        let kept = self.entries.iter().filter(|(_, entry)| entry.saved.removed.is_none());
+        kept.map(|(id, entry)| (id, entry.saved.file.as_ref().map(PathBuf::from)))
     }
 
-    /// Starts the cleanup of objects that were removed before the process started, so that it has its full period before it
+    /// Starts the cleanup of objects that were removed before this process led, so that it has its full period before it
     /// gives up.
     pub fn restart_cleanups(&mut self, now: Millis) {
-        self.saved.values_mut().filter_map(|saved| saved.removed.as_mut()).for_each(|removed| *removed = now);
+        let removed = self.entries.values_mut().filter_map(|entry| entry.saved.removed.as_mut());
+        removed.for_each(|removed| *removed = now);
     }
 
     /// Returns the ids of all objects with state.
     pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
-        self.saved.keys()
+        self.entries.keys()
     }
 
     /// Returns an object with its state; with `prune` also a removed object that needs cleanup.
     pub fn object(&mut self, id: &ObjectId, manifests: &ManifestSet, prune: bool) -> Option<FileObject> {
         let (kind, key) = id;
         if let Some(manifest) = manifests.object(*kind, key) {
-            let saved = self.saved.entry(id.clone()).or_insert_with(|| new_state(id));
-            saved.removed = None;
-            saved.adopt_manifest(manifest);
-            let value = with_state(manifest.value.clone(), saved, None);
-            return Some(FileObject { value, last_selector: saved.selector.clone(), problem: None });
+            let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(id));
+            entry.adopted.adopt(manifest);
+            if !self.is_shared {
+                entry.saved.removed = None;
+            }
+            return Some(entry.saved.object(manifest, &entry.adopted));
         }
-        let saved = self.saved.get_mut(id)?;
-        let needs_cleanup = !saved.finalizers.is_empty() && !saved.manifest.is_null();
-        match (manifests.is_missing(*kind, key), needs_cleanup) {
-            (true, true) => Some(FileObject::new(with_state(saved.manifest.clone(), saved, None))),
+        let is_shared = self.is_shared;
+        let Entry { saved, adopted, .. } = self.entries.get_mut(id)?;
+        match (manifests.is_missing(*kind, key), saved.needs_cleanup()) {
+            (true, true) => Some(saved.last_object(adopted, None)),
             // Hold the events of a hook whose file was broken or empty when the process started.
-            (true, false) if *kind == ResourceKind::EventHook => Some(unreadable_hook(key, saved)),
+            (true, false) if *kind == ResourceKind::EventHook => Some(saved.unreadable_hook(key, adopted)),
             (false, true) if prune => {
-                // Count from the detection, so that cleanup has its full period before it gives up.
-                let removed = *saved.removed.get_or_insert_with(Millis::now);
-                Some(FileObject::new(with_state(saved.manifest.clone(), saved, Some(removed))))
+                // A process that does not lead may have older files: only the leader decides what was removed.
+                let removed = match is_shared {
+                    true => saved.removed?,
+                    // Count from the detection, so that cleanup has its full period before it gives up.
+                    false => *saved.removed.get_or_insert_with(Millis::now),
+                };
+                Some(saved.last_object(adopted, Some(removed)))
             }
             _ => None,
         }
@@ -138,263 +140,128 @@ impl StateStore {
         &mut self,
         id: &ObjectId,
         manifests: &ManifestSet,
-    ) -> Result<PendingWrite, ManifestError> {
-        match self.saved.get_mut(id) {
-            Some(saved) if !saved.finalizers.is_empty() && !saved.manifest.is_null() => {
-                saved.removed.get_or_insert_with(Millis::now);
-                self.prepare_write(id, manifests)
-            }
-            _ => {
-                self.delete(id);
-                Ok(PendingWrite(None))
-            }
+    ) -> Result<Option<PreparedWrite>, StateError> {
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(None) };
+        if !entry.saved.needs_cleanup() {
+            return Ok(self.prepare_delete(id));
         }
+        self.prepare(id, manifests, StateAuthor::Controller, |next| next.removed = Some(Millis::now()))
     }
 
     /// Replaces the controller's part of a status and keeps the worker's.
     pub fn set_status(
         &mut self,
-        target: &WriteTarget,
-        mut status: Value,
+        id: &ObjectId,
+        status: &serde_json::Value,
         manifests: &ManifestSet,
-    ) -> Result<PendingWrite, ManifestError> {
-        let id = (target.kind, target.key.clone());
-        let Some(saved) = self.saved_or_new(&id, manifests) else { return Ok(PendingWrite(None)) };
-        if let Some(delivering) =
-            conditions_mut(&mut saved.status).and_then(|all| all.iter().find(|c| is_delivering(c)).cloned())
-        {
-            set_delivering_condition(&mut status, delivering);
-        }
-        if let Some(resume) = saved.status.pointer("/handled/resume").filter(|r| r.is_string()) {
-            set_member(&mut status, "handled", "resume", resume.clone());
-        }
-        if let (Some(delivery), Some(status)) = (saved.status.get("delivery"), status.as_object_mut()) {
-            status.insert("delivery".into(), delivery.clone());
-        }
-        saved.status = status;
-        self.prepare_write(&id, manifests)
+    ) -> Result<Option<PreparedWrite>, StateError> {
+        self.prepare(id, manifests, StateAuthor::Controller, |next| next.set_status(status.clone()))
     }
 
     /// Sets the worker's part of a status and keeps the controller's.
     pub fn set_delivery_status(
         &mut self,
-        target: &WriteTarget,
-        delivery: DeliveryStatus,
+        id: &ObjectId,
+        delivery: &DeliveryStatus,
         manifests: &ManifestSet,
-    ) -> Result<PendingWrite, ManifestError> {
-        let id = (target.kind, target.key.clone());
-        let Some(saved) = self.saved_or_new(&id, manifests) else { return Ok(PendingWrite(None)) };
-        if !saved.status.is_object() {
-            saved.status = json!({});
-        }
-        let DeliveryStatus { condition, report, resumed } = delivery;
-        set_delivering_condition(&mut saved.status, json!(condition));
-        if let Some(status) = saved.status.as_object_mut() {
-            status.insert("delivery".into(), json!(report));
-        }
-        if let Some(resumed) = resumed {
-            set_member(&mut saved.status, "handled", "resume", json!(resumed));
-        }
-        self.prepare_write(&id, manifests)
+    ) -> Result<Option<PreparedWrite>, StateError> {
+        self.prepare(id, manifests, StateAuthor::Worker, |next| next.set_delivery_status(delivery))
     }
 
     /// Changes finalizers and annotations. Deletes the state of an object that has neither finalizers nor a manifest.
     pub fn set_metadata(
         &mut self,
-        target: &WriteTarget,
-        metadata: Metadata,
+        id: &ObjectId,
+        metadata: &Metadata,
         manifests: &ManifestSet,
-    ) -> Result<PendingWrite, ManifestError> {
-        let id = (target.kind, target.key.clone());
-        let manifest = manifests.object(target.kind, &target.key);
-        let Some(saved) = self.saved_or_new(&id, manifests) else { return Ok(PendingWrite(None)) };
-        if let Some(finalizers) = metadata.finalizers {
-            saved.finalizers = finalizers;
-        }
-        for (name, value) in metadata.annotations {
-            match value {
-                Some(value) => drop(saved.annotations.insert(name.to_owned(), value)),
-                None => drop(saved.annotations.remove(name)),
+    ) -> Result<Option<PreparedWrite>, StateError> {
+        let manifest = manifests.object(id.0, &id.1);
+        let prepared = self.prepare(id, manifests, StateAuthor::Controller, |next| {
+            next.set_metadata(metadata, manifest);
+        })?;
+        match &prepared {
+            Some(PreparedWrite { next: Some(next), .. }) if manifest.is_none() && !next.has_finalizers() => {
+                Ok(self.prepare_delete(id))
             }
+            _ => Ok(prepared),
         }
-        if let Some(manifest) = manifest {
-            saved.manifest = manifest.value.clone();
-        }
-        if saved.finalizers.is_empty() && manifest.is_none() {
-            self.delete(&id);
-            return Ok(PendingWrite(None));
-        }
-        self.prepare_write(&id, manifests)
     }
 
-    /// Returns the state of an object, new if it has none. None for an object that no longer exists: a late write must not
-    /// create its file again.
-    fn saved_or_new(&mut self, id: &ObjectId, manifests: &ManifestSet) -> Option<&mut SavedState> {
-        if !self.saved.contains_key(id) {
-            manifests.object(id.0, &id.1)?;
-        }
-        Some(self.saved.entry(id.clone()).or_insert_with(|| new_state(id)))
+    /// Takes over a write that was stored.
+    pub fn complete(&mut self, prepared: PreparedWrite, version: StateVersion) {
+        let PreparedWrite { write, next } = prepared;
+        let Some(saved) = next else {
+            self.entries.remove(&write.id);
+            return;
+        };
+        let entry = self.entries.entry(write.id.clone()).or_insert_with(|| Entry::new(&write.id));
+        (entry.saved, entry.version) = (saved, Some(version));
     }
 
-    fn delete(&mut self, id: &ObjectId) {
-        self.saved.remove(id);
-        // An error means that there is no such file.
-        fs::remove_file(self.path(id)).ok();
-    }
-
-    fn path(&self, id: &ObjectId) -> PathBuf {
-        self.folder.join(file_name(id))
-    }
-
-    /// Serializes an object's state for its file.
-    fn prepare_write(
+    /// Prepares a write of a changed state. None for an object that no longer exists: a late write must not create its state
+    /// again.
+    fn prepare(
         &mut self,
         id: &ObjectId,
         manifests: &ManifestSet,
-    ) -> Result<PendingWrite, ManifestError> {
-        let path = self.path(id);
-        let Some(saved) = self.saved.get_mut(id) else { return Ok(PendingWrite(None)) };
-        if let Some(manifest) = manifests.object(id.0, &id.1) {
-            saved.adopt_manifest(manifest);
+        author: StateAuthor,
+        change: impl FnOnce(&mut SavedState),
+    ) -> Result<Option<PreparedWrite>, StateError> {
+        let manifest = manifests.object(id.0, &id.1);
+        if manifest.is_none() && !self.entries.contains_key(id) {
+            return Ok(None);
         }
-        if let Some(file) = manifests.file_of(id.0, &id.1) {
-            saved.file = Some(file.to_string_lossy().into_owned());
-        }
-        let text = serde_json::to_vec_pretty(saved).map_err(|e| ManifestError::new(&path, e))?;
-        Ok(PendingWrite(Some((path, text))))
-    }
-}
-
-/// The new content of a file. It is written after the state's lock is released, so that readers do not wait for the disk.
-#[derive(Debug)]
-#[must_use]
-pub struct PendingWrite(Option<(PathBuf, Vec<u8>)>);
-
-impl PendingWrite {
-    pub fn run(self) -> Result<(), ManifestError> {
-        self.0.map_or(Ok(()), |(path, text)| write_atomically(&path, &text))
-    }
-}
-
-fn conditions_mut(status: &mut Value) -> Option<&mut Vec<Value>> {
-    status.get_mut("conditions")?.as_array_mut()
-}
-
-fn is_delivering(condition: &Value) -> bool {
-    condition.get("type").and_then(Value::as_str) == Some(DELIVERING)
-}
-
-fn set_delivering_condition(status: &mut Value, condition: Value) {
-    match conditions_mut(status) {
-        Some(all) => {
-            all.retain(|c| !is_delivering(c));
-            all.push(condition);
-        }
-        None => {
-            if let Some(status) = status.as_object_mut() {
-                status.insert("conditions".into(), json!([condition]));
+        let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry::new(id));
+        let mut next = entry.saved.clone();
+        if author == StateAuthor::Controller || !self.is_shared {
+            if let Some(manifest) = manifest {
+                entry.adopted.adopt(manifest);
+                next.removed = None;
+            }
+            next.set_adoption(&entry.adopted);
+            if let Some(file) = manifests.file_of(id.0, &id.1) {
+                next.file = Some(file.to_string_lossy().into_owned());
             }
         }
+        change(&mut next);
+        let text = serde_json::to_string_pretty(&next).map_err(|e| StateError::Failed(e.to_string()))?;
+        let write = StateWrite { id: id.clone(), before: entry.version, text: Some(text), author };
+        Ok(Some(PreparedWrite { write, next: Some(next) }))
+    }
+
+    /// Prepares the deletion of a state. A state that is not stored is deleted at once.
+    fn prepare_delete(&mut self, id: &ObjectId) -> Option<PreparedWrite> {
+        let Some(before) = self.entries.get(id)?.version else {
+            self.entries.remove(id);
+            return None;
+        };
+        let author = StateAuthor::Controller;
+        let write = StateWrite { id: id.clone(), before: Some(before), text: None, author };
+        Some(PreparedWrite { write, next: None })
     }
 }
 
-fn set_member(status: &mut Value, member: &str, name: &str, value: Value) {
-    let Some(status) = status.as_object_mut() else { return };
-    let member = status.entry(member).or_insert_with(|| json!({}));
-    if let Some(member) = member.as_object_mut() {
-        member.insert(name.into(), value);
+impl Entry {
+    fn new(id: &ObjectId) -> Entry {
+        Entry { saved: SavedState::new(id), version: None, adopted: Adoption::default() }
     }
-}
-
-impl SavedState {
-    /// Counts a changed spec as a new generation, and keeps what the last readable manifest selects.
-    fn adopt_manifest(&mut self, manifest: &ObjectManifest) {
-        if self.spec_hash != manifest.spec_hash {
-            self.generation += 1;
-            self.spec_hash.clone_from(&manifest.spec_hash);
-        }
-        if manifest.selector.is_some() {
-            self.selector.clone_from(&manifest.selector);
-        }
-    }
-}
-
-/// Returns the name of an object's file. A name that the file system would reject is shortened and made unique by a hash.
-fn file_name((kind, key): &ObjectId) -> String {
-    let kind: &str = kind.into();
-    let name = format!("{kind}.{}.{}", key.namespace, key.name);
-    if name.len() <= MAX_FILE_STEM {
-        return format!("{name}.json");
-    }
-    let hash = hex::encode(Sha256::digest(&name).get(..16).unwrap_or(&[]));
-    format!("{}~{hash}.json", name.get(..MAX_FILE_STEM - 33).unwrap_or_default())
-}
-
-/// Returns a hook of which only the state is known, because its manifest is missing or its file cannot be read.
-fn unreadable_hook(key: &ObjectKey, saved: &SavedState) -> FileObject {
-    let kind = ResourceKind::EventHook.into();
-    let manifest = json!({"kind": kind, "metadata": {
-        "name": key.name, "namespace": key.namespace, "uid": object_uid(kind, &key.namespace, &key.name)}});
-    let file = saved.file.as_deref().unwrap_or("its file");
-    FileObject {
-        value: with_state(manifest, saved, None),
-        last_selector: saved.selector.clone(),
-        problem: Some(format!("{file} does not define it at the moment: correct the file, or remove it")),
-    }
-}
-
-fn new_state((kind, key): &ObjectId) -> SavedState {
-    let kind: &str = kind.into();
-    SavedState {
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        kind: kind.to_owned(),
-        ..SavedState::default()
-    }
-}
-
-/// Returns the object as the API server would return it.
-fn with_state(mut manifest: Value, saved: &SavedState, removed: Option<Millis>) -> Value {
-    if !saved.status.is_null()
-        && let Some(object) = manifest.as_object_mut()
-    {
-        object.insert("status".into(), saved.status.clone());
-    }
-    let content = format!("{manifest}{:?}{:?}{removed:?}", saved.finalizers, saved.annotations);
-    let version = hex::encode(Sha256::digest(content).get(..8).unwrap_or(&[]));
-    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("generation".into(), json!(saved.generation));
-        metadata.insert("resourceVersion".into(), json!(version));
-        if !saved.finalizers.is_empty() {
-            metadata.insert("finalizers".into(), json!(saved.finalizers));
-        }
-        if !saved.annotations.is_empty()
-            && let Some(annotations) =
-                metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut()
-        {
-            annotations.extend(saved.annotations.iter().map(|(name, value)| (name.clone(), json!(value))));
-        }
-        if let Some(removed) = removed {
-            metadata.insert("deletionTimestamp".into(), json!(removed.rfc3339()));
-        }
-    }
-    manifest
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use serde_json::{Value, json};
+
     use super::super::file_scanner::FileScanner;
+    use super::super::folder_state::FolderState;
     use super::*;
+    use crate::cluster::ObjectKey;
 
     const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {}}\n";
 
     fn id() -> ObjectId {
         (ResourceKind::EventHook, ObjectKey::new("default", "a"))
-    }
-
-    fn target() -> WriteTarget {
-        let (kind, key) = id();
-        WriteTarget { kind, key, uid: String::new(), resource_version: String::new() }
     }
 
     fn finalizers(finalizers: &[&str]) -> Metadata {
@@ -406,17 +273,26 @@ mod tests {
         dir: tempfile::TempDir,
         scanner: FileScanner,
         manifests: ManifestSet,
+        folder: FolderState,
         state: StateStore,
+    }
+
+    fn read(folder: &FolderState) -> StateStore {
+        let mut state = StateStore::new(false);
+        state.apply(folder.load().unwrap(), true).unwrap();
+        state
     }
 
     impl World {
         fn new() -> World {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("m")).unwrap();
+            let folder = FolderState::open(dir.path()).unwrap();
             let world = World {
                 scanner: FileScanner::new(vec![dir.path().join("m")], false),
                 manifests: ManifestSet::default(),
-                state: StateStore::open(dir.path()).unwrap(),
+                state: read(&folder),
+                folder,
                 dir,
             };
             world.write(HOOK);
@@ -439,14 +315,15 @@ mod tests {
             self.manifests.apply(self.scanner.scan().unwrap());
             for id in [id()] {
                 if self.manifests.object(id.0, &id.1).is_none() && !self.manifests.is_missing(id.0, &id.1) {
-                    self.state.set_removed(&id, &self.manifests).unwrap().run().unwrap();
+                    let prepared = self.state.set_removed(&id, &self.manifests).unwrap();
+                    self.run(prepared);
                 }
             }
         }
 
         /// Starts again on the same folders.
         fn restart(&mut self) {
-            self.state = StateStore::open(self.dir.path()).unwrap();
+            self.state = read(&self.folder);
             self.scanner = FileScanner::new(vec![self.dir.path().join("m")], false);
             self.manifests = ManifestSet::default();
             self.manifests.apply(self.scanner.scan().unwrap());
@@ -463,12 +340,21 @@ mod tests {
             self.object(false).unwrap().value
         }
 
+        fn run(&mut self, prepared: Option<PreparedWrite>) {
+            if let Some(prepared) = prepared {
+                let version = self.folder.write_file(&prepared.write).unwrap();
+                self.state.complete(prepared, version);
+            }
+        }
+
         fn set_status(&mut self, status: Value) {
-            self.state.set_status(&target(), status, &self.manifests).unwrap().run().unwrap();
+            let prepared = self.state.set_status(&id(), &status, &self.manifests).unwrap();
+            self.run(prepared);
         }
 
         fn set_metadata(&mut self, metadata: Metadata) {
-            self.state.set_metadata(&target(), metadata, &self.manifests).unwrap().run().unwrap();
+            let prepared = self.state.set_metadata(&id(), &metadata, &self.manifests).unwrap();
+            self.run(prepared);
         }
 
         fn is_deleting(&mut self, prune: bool) -> Option<bool> {
@@ -527,9 +413,9 @@ mod tests {
             assert_eq!(world.is_deleting(prune), prune.then_some(true));
             world.set_metadata(finalizers(&[]));
             assert_eq!(world.is_deleting(prune), None, "cleaned up");
-            assert!(!world.state.path(&id()).exists());
+            assert!(!world.folder.path(&id()).exists());
             world.set_status(json!({}));
-            assert!(!world.state.path(&id()).exists(), "a late write does not create the state again");
+            assert!(!world.folder.path(&id()).exists(), "a late write does not create the state again");
         }
     }
 
@@ -581,25 +467,71 @@ mod tests {
         assert!(world.object(false).is_none(), "an empty file is a removal, a broken one is none");
     }
 
-    #[test]
-    fn file_names_fit_the_file_system_and_differ() {
-        let name = |namespace: &str, name: &str| {
-            file_name(&(ResourceKind::EventHook, ObjectKey::new(namespace, name)))
-        };
-        assert_eq!(name("default", "a"), "EventHook.default.a.json");
-        let (long, namespace) = ("n".repeat(252), "s".repeat(63));
-        let names = [name(&namespace, &format!("{long}a")), name(&namespace, &format!("{long}b"))];
-        assert!(names[0].len() <= 255 && names[0] != names[1], "{names:?}");
+    fn stored(version: StateVersion, saved: &SavedState) -> StoredState {
+        StoredState { version, text: serde_json::to_string(saved).unwrap() }
+    }
+
+    /// Returns a shared state with what another process has stored of the object.
+    fn shared(world: &World, saved: &SavedState) -> StateStore {
+        let mut state = StateStore::new(true);
+        state.replace(&id(), Some(stored(5, saved))).unwrap();
+        assert!(world.manifests.object(id().0, &id().1).is_some());
+        state
     }
 
     #[test]
-    fn ignores_state_with_an_invalid_name() {
+    fn worker_of_a_shared_state_stores_nothing_of_its_manifests() {
+        let world = World::new();
+        let mut state = shared(&world, &SavedState::new(&id()));
+        let object = state.object(&id(), &world.manifests, false).unwrap();
+        assert_eq!(object.value["metadata"]["generation"], 1, "as this process sees it");
+        let delivery = DeliveryStatus {
+            condition: serde_json::from_value(json!({"type": "Delivering", "status": "True", "reason": "R",
+                "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"}))
+            .unwrap(),
+            report: crate::api::DeliveryReport::default(),
+            resumed: None,
+        };
+        let prepared = state.set_delivery_status(&id(), &delivery, &world.manifests).unwrap().unwrap();
+        assert_eq!((prepared.write.before, prepared.write.author), (Some(5), StateAuthor::Worker));
+        let text: Value = serde_json::from_str(prepared.write.text.as_deref().unwrap()).unwrap();
+        assert_eq!((&text["generation"], &text["file"]), (&json!(0), &Value::Null));
+        assert_eq!(text["status"]["conditions"][0]["type"], "Delivering");
+        let prepared = state.set_status(&id(), &json!({}), &world.manifests).unwrap().unwrap();
+        let text: Value = serde_json::from_str(prepared.write.text.as_deref().unwrap()).unwrap();
+        assert_eq!(text["generation"], 1, "the controller stores it");
+    }
+
+    #[test]
+    fn only_the_leader_removes_an_object_of_a_shared_state() {
         let mut world = World::new();
-        world.value();
-        world.set_status(json!({"observedGeneration": 1}));
-        let path = world.state.path(&id());
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace("\"default\"", "\"..\"")).unwrap();
-        assert_eq!(StateStore::open(world.dir.path()).unwrap().ids().count(), 0);
+        world.set_metadata(finalizers(&["f"]));
+        let text = fs::read_to_string(world.folder.path(&id())).unwrap();
+        let mut saved: SavedState = serde_json::from_str(&text).unwrap();
+        let mut state = shared(&world, &saved);
+        // This process has older files, without the object.
+        let others = ManifestSet::default();
+        assert!(state.object(&id(), &others, true).is_none());
+        saved.removed = Some(Millis(1));
+        state.replace(&id(), Some(stored(6, &saved))).unwrap();
+        let object = state.object(&id(), &others, true).unwrap();
+        assert!(object.value["metadata"].get("deletionTimestamp").is_some(), "the leader has removed it");
+    }
+
+    #[test]
+    fn reads_of_a_shared_state_neither_undo_writes_nor_miss_deletions() {
+        let world = World::new();
+        let mut state = shared(&world, &SavedState::new(&id()));
+        let prepared = state.set_status(&id(), &json!({"a": 1}), &world.manifests).unwrap().unwrap();
+        state.complete(prepared, 9);
+        let old = (id(), stored(5, &SavedState::new(&id())));
+        let changes = StateChanges { written: vec![old], total: 1, horizon: 9 };
+        assert!(state.apply(changes, true).unwrap().is_empty());
+        assert_eq!(state.object(&id(), &world.manifests, false).unwrap().value["status"]["a"], 1);
+        // Written after the read began.
+        let changes = |horizon| StateChanges { written: Vec::new(), total: 0, horizon };
+        assert!(state.apply(changes(9), true).unwrap().is_empty());
+        assert_eq!(state.apply(changes(10), true).unwrap(), BTreeSet::from([id()]));
+        assert_eq!(state.stored(), 0);
     }
 }

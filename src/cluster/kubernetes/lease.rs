@@ -2,15 +2,13 @@
 //! objects nor a slow reconcile delays a renewal. `core::lease` decides each step.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
 use kube::api::PostParams;
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::api_config::ApiConfig;
@@ -18,7 +16,7 @@ use super::api_server::hostname;
 use crate::core::conditions::cut;
 use crate::core::lease::{Election, ElectionStep, LeaseRecord, LeaseTerms};
 use crate::core::time::Millis;
-use crate::leadership::{Leadership, LeadershipHandle};
+use crate::leadership::{ElectionStop, Leadership, LeadershipHandle, LeaseAtExit, RunningElection};
 use crate::metrics::Metrics;
 
 /// The Lease to compete for, and how to renew it.
@@ -45,25 +43,6 @@ pub struct LeaderElection {
     handle: LeadershipHandle,
 }
 
-/// An election that runs on its thread. When dropped, the thread ends and the Lease expires.
-#[derive(Debug)]
-pub struct RunningElection {
-    stop: CancellationToken,
-    at_exit: Arc<OnceLock<LeaseAtExit>>,
-    ended: oneshot::Receiver<()>,
-}
-
-/// The fate of our Lease when the election stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseAtExit {
-    /// Let it expire, because our requests may still be in flight.
-    Expire,
-    /// Release it, so that another replica can lead immediately. None of our requests may be in flight.
-    Release,
-    /// Keep it for this time, in which no replica can lead.
-    Hold(Duration),
-}
-
 impl LeaderElection {
     /// Returns the election and its leadership, which is gained once the started election is won.
     pub fn new(config: ApiConfig, options: LeaseOptions) -> (Leadership, LeaderElection) {
@@ -74,38 +53,13 @@ impl LeaderElection {
     /// Competes for the Lease on a new thread until stopped.
     pub fn start(self, metrics: Arc<Metrics>) -> io::Result<RunningElection> {
         let LeaderElection { config, options, handle } = self;
-        let (stop, at_exit) = (CancellationToken::new(), Arc::new(OnceLock::new()));
-        let (done, ended) = oneshot::channel::<()>();
-        let running = RunningElection { stop: stop.clone(), at_exit: at_exit.clone(), ended };
+        let (running, stop) = RunningElection::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease".into()).spawn(move || {
             let candidate = Candidate::new(config, options, handle, metrics);
-            runtime.block_on(candidate.run(stop, &at_exit));
-            // If the line above panics, `done` is dropped too, so that `ended` completes.
-            drop(done);
+            runtime.block_on(candidate.run(stop));
         })?;
         Ok(running)
-    }
-}
-
-impl RunningElection {
-    /// Completes when the thread has ended. Without a call of `stop`, only a defect ends it.
-    pub async fn ended(&mut self) {
-        (&mut self.ended).await.ok();
-    }
-
-    /// Stops leading, and waits until the thread has ended.
-    pub async fn stop(mut self, at_exit: LeaseAtExit) {
-        // Cannot fail: only `stop` sets it, and `stop` consumes the election.
-        self.at_exit.set(at_exit).ok();
-        self.stop.cancel();
-        self.ended().await;
-    }
-}
-
-impl Drop for RunningElection {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
@@ -155,18 +109,18 @@ impl Candidate {
         }
     }
 
-    /// Competes until `stop`, then writes the Lease a last time as `at_exit` says.
-    async fn run(mut self, stop: CancellationToken, at_exit: &OnceLock<LeaseAtExit>) {
-        while stop.run_until_cancelled(self.step()).await.is_some() {}
+    /// Competes until `stop`, then writes the Lease a last time as its `at_exit` says.
+    async fn run(mut self, stop: ElectionStop) {
+        while stop.run_until_requested(self.step()).await.is_some() {}
         // Stop leading before the Lease is released, so that two replicas never lead.
         self.handle.set(None, false);
         self.metrics.set_leader(false);
-        match at_exit.get() {
-            None | Some(LeaseAtExit::Expire) => {}
-            Some(LeaseAtExit::Release) if !self.election.may_release(Millis::steady()) => {}
-            Some(LeaseAtExit::Release) => self.write_final(None).await,
-            Some(LeaseAtExit::Hold(time)) => {
-                self.options.terms.duration = *time;
+        match stop.at_exit() {
+            LeaseAtExit::Expire => {}
+            LeaseAtExit::Release if !self.election.may_release(Millis::steady()) => {}
+            LeaseAtExit::Release => self.write_final(None).await,
+            LeaseAtExit::Hold(time) => {
+                self.options.terms.duration = time;
                 self.write_final(Some(self.identity.clone())).await;
             }
         }

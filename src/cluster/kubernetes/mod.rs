@@ -21,6 +21,6 @@ mod watch_restart;
 pub use api_config::ApiConfig;
 pub use api_server::api_resource;
 pub use client::{Kubernetes, KubernetesOptions};
-pub use lease::{LeaderElection, LeaseAtExit, LeaseOptions, RunningElection};
+pub use lease::{LeaderElection, LeaseOptions};
 pub use watch::{ClusterWatch, watch};
 pub use watch_liveness::{WatchLiveness, WatchLivenessLayer};

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::run_with;
 use crate::harness::manifests::{event, hook, quick};
 use crate::harness::postgres::pgbouncer::PgBouncer;
-use crate::harness::postgres::shared;
+use crate::harness::postgres::{PostgresServer, PostgresServerOptions, shared};
 use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 
@@ -47,7 +47,8 @@ async fn standalone_works_through_pgbouncer() {
     let bouncer = PgBouncer::start(shared(), 3).unwrap_or_else(|error| panic!("{error}"));
     let url = bouncer.url(url.rsplit('/').next().expect("a name"));
     let manifests = hook("h", &receiver.url(), quick());
-    let standalone = Standalone::start(&manifests, &["--store-url", &url, UNSAFE]).await;
+    let standalone = Standalone::start_without_data(&manifests, &["--store-url", &url, UNSAFE]).await;
+    standalone.process().wait_for_line(|line| line.contains("this process leads"), DEADLINE).await;
     for n in 0..20 {
         standalone.publish_accepted(&event(&format!("e{n}"))).await;
     }
@@ -110,4 +111,40 @@ async fn names_what_to_do_about_a_database_that_cannot_be_used() {
         assert_eq!(status.code(), Some(code), "{args:?}: {line}");
         assert!(!log.contains("secret"), "{log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_database() {
+    let server =
+        PostgresServer::start(PostgresServerOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    let url = server.create_database("store");
+    let manifests = hook("h", "http://127.0.0.1:1", quick());
+    let standalone = Standalone::start_without_data(&manifests, &["--store-url", &url, UNSAFE]).await;
+    let wait_for = async |status: u16| {
+        eventually(DEADLINE, &format!("/readyz to answer {status}"), async || {
+            let url = format!("http://{}/readyz", standalone.ops);
+            let response = standalone.client.get(url).send().await.map_err(|e| e.to_string())?;
+            let (is, text) = (response.status().as_u16(), response.text().await.unwrap_or_default());
+            if is == status { Ok(text) } else { Err(format!("{is} {text}")) }
+        })
+        .await
+    };
+    wait_for(200).await;
+    server.stop();
+    let text = wait_for(503).await;
+    assert!(text.contains("the database is reachable and accepts writes"), "{text}");
+    server.restart().unwrap_or_else(|error| panic!("{error}"));
+    wait_for(200).await;
+    standalone.publish_accepted(&event("after")).await;
+
+    // A server that has become read-only, such as one that a failover has left behind.
+    let set_read_only = |value: &str| {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store'";
+        server.sql("postgres", &format!("ALTER SYSTEM SET default_transaction_read_only = {value}")).unwrap();
+        server.sql("postgres", &format!("SELECT pg_reload_conf(); {end}")).unwrap();
+    };
+    set_read_only("on");
+    wait_for(503).await;
+    set_read_only("off");
+    wait_for(200).await;
 }

@@ -16,6 +16,7 @@ mod object_requests;
 mod orphans;
 mod profiles;
 mod release;
+mod shared_standalone;
 mod standalone;
 mod status;
 mod store;

@@ -95,6 +95,7 @@ async fn invalid_start_exits_with_one_line() {
     std::fs::write(&token, "\n").unwrap();
     let file_as_data = text(&standalone.manifests.join("all.yaml"));
     let cases: &[(&[&str], &str)] = &[
+        (&["--manifests", &manifests], "give --data with a folder for the state, or --store-url"),
         (&["--manifests", "/no/such/path", "--data", &data], "/no/such/path"),
         (&["--manifests", &empty, "--data", &data], "no manifest"),
         (&["--manifests", &manifests, &empty, "--data", &data], "no manifest"),

@@ -17,6 +17,8 @@ use super::{DEADLINE, Process, Receiver, Reply, eventually, free_port, watchdog}
 pub struct Standalone {
     pub manifests: PathBuf,
     pub data: PathBuf,
+    /// False: it has no data folder, and keeps its state in a database that an argument names.
+    pub has_data: bool,
     /// `host:port` of the ingest port.
     pub listen: String,
     pub ops: String,
@@ -61,6 +63,7 @@ impl Standalone {
         let standalone = Standalone {
             manifests: dir.join("manifests"),
             data: dir.join("data"),
+            has_data: true,
             listen: format!("127.0.0.1:{}", free_port()),
             ops: format!("127.0.0.1:{}", free_port()),
             api: format!("127.0.0.1:{}", free_port()),
@@ -71,6 +74,13 @@ impl Standalone {
             markers: Markers::default(),
         };
         standalone.write("all.yaml", manifests);
+        standalone
+    }
+
+    /// Starts without a data folder: a database has the state, and others may share it.
+    pub async fn start_without_data(manifests: &str, args: &[&str]) -> Standalone {
+        let mut standalone = Standalone { has_data: false, ..Standalone::prepare(manifests, args) };
+        standalone.restart().await;
         standalone
     }
 
@@ -106,7 +116,10 @@ impl Standalone {
     pub fn spawn(&self) -> Process {
         let text = |path: &Path| path.display().to_string();
         let (manifests, data) = (text(&self.manifests), text(&self.data));
-        let mut args = vec!["standalone", "--manifests", &manifests, "--data", &data];
+        let mut args = vec!["standalone", "--manifests", &manifests];
+        if self.has_data {
+            args.extend(["--data", &data]);
+        }
         args.extend(["--listen", &self.listen, "--ops-listen", &self.ops]);
         args.extend(["--api-listen", &self.api]);
         args.extend(self.args.iter().map(String::as_str));

@@ -49,6 +49,7 @@ mod settle;
 mod shard;
 mod shares;
 mod signals;
+pub mod standalone;
 mod state;
 mod store;
 mod sweep;
@@ -64,6 +65,6 @@ pub use store::PostgresStore;
 mod history_tests;
 #[cfg(test)]
 #[path = "../../../../tests/it/harness/postgres.rs"]
-mod test_server;
+pub mod test_server;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use super::failure::DbError;
 use super::session::Session;
 
 /// The format that this program writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// One change of the format, applied in one transaction. Never edit a released one: add another.
 struct Migration {
@@ -21,7 +21,10 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration { version: 1, min_reader: 1, sql: include_str!("tables.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, min_reader: 1, sql: include_str!("tables.sql") },
+    Migration { version: 2, min_reader: 1, sql: include_str!("standalone_tables.sql") },
+];
 
 /// The key of the advisory lock: "HkSt".
 const LOCK: i64 = 0x486b_5374;

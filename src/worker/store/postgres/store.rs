@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -21,9 +22,11 @@ use super::notices::NoticeReceiver;
 use super::session::Session;
 use super::shares::ShareLimits;
 use super::signals::Signals;
+use super::standalone::SharedDatabase;
 use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
-use super::{keeper, notices, schema};
+use super::{keeper, notices};
+use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
@@ -53,6 +56,7 @@ pub struct PostgresStore {
     membership: Arc<Membership>,
     stopping: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    closes_connections: bool,
 }
 
 impl PostgresStore {
@@ -60,23 +64,30 @@ impl PostgresStore {
     ///
     /// `name`: no other process has it at the same time. A process of the same name has ended: its shards are taken at once.
     pub async fn open(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
-        let store = Self::open_unkept(options, name).await?;
+        let database = SharedDatabase::connect(options).await?;
+        let mut store = Self::open_unkept(&database, name).await?;
+        store.closes_connections = true;
+        Ok(store.keep_lease())
+    }
+
+    /// Opens the store on connections that other parts of the process use too, and that it leaves open.
+    pub async fn open_shared(database: &SharedDatabase, name: &str) -> Result<Self, StoreError> {
+        Ok(Self::open_unkept(database, name).await?.keep_lease())
+    }
+
+    fn keep_lease(self) -> Self {
         let keeper =
-            keeper::keep_lease(store.connections.clone(), store.membership.clone(), store.stopping.clone());
-        store.tasks.lock().push(tokio::spawn(keeper));
-        Ok(store)
+            keeper::keep_lease(self.connections.clone(), self.membership.clone(), self.stopping.clone());
+        self.tasks.lock().push(tokio::spawn(keeper));
+        self
     }
 
     /// Opens without renewing the lease.
-    async fn open_unkept(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
-        let connections = Arc::new(Connections::connect(options).await?);
+    async fn open_unkept(database: &SharedDatabase, name: &str) -> Result<Self, StoreError> {
+        let connections = database.connections.clone();
         let ownership = Arc::new(Ownership::default());
         let membership = Arc::new(Membership::new(name.to_owned(), ownership.clone()));
         let session = connections.session().await?;
-        if options.migrate {
-            schema::migrate(&session).await?;
-        }
-        schema::check(schema::format(&session).await?)?;
         let worker = membership.register(&session).await?;
         membership.step(&session).await?;
         let direct_writer = writer::insert_writer(&session, worker).await?;
@@ -126,12 +137,18 @@ impl PostgresStore {
             membership,
             stopping,
             tasks: Mutex::new(tasks),
+            closes_connections: false,
         })
     }
 
     /// Sets the parts of the disk that backlogs may use.
     pub fn set_shares(&self, shares: Shares) {
         self.limits.set(shares);
+    }
+
+    /// Returns how long the database has not answered or has accepted no write. Renewals of the lease show it, twice a second.
+    pub fn unavailable_for(&self) -> Duration {
+        self.membership.since_renewal(Millis::steady())
     }
 
     pub(super) async fn session(&self) -> Result<Session, DbError> {
@@ -187,7 +204,9 @@ impl PostgresStore {
         {
             tracing::warn!(%error, "leave of the worker failed, its lease ends by itself");
         }
-        self.connections.close();
+        if self.closes_connections {
+            self.connections.close();
+        }
     }
 }
 
@@ -195,7 +214,10 @@ impl PostgresStore {
 impl PostgresStore {
     /// Opens a store that renews its lease and divides the shards only when `renew` is called.
     pub(super) async fn open_still(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
-        Self::open_unkept(options, name).await
+        let database = SharedDatabase::connect(options).await?;
+        let mut store = Self::open_unkept(&database, name).await?;
+        store.closes_connections = true;
+        Ok(store)
     }
 
     /// Renews the lease and divides the shards, as its task does periodically.

@@ -67,6 +67,12 @@ impl Membership {
         Ok(worker)
     }
 
+    /// Returns how long ago the last renewal was sent that succeeded: the database was there and accepted a write.
+    pub(super) fn since_renewal(&self, now: Millis) -> Duration {
+        let deadline = self.ownership.deadline();
+        now.since(deadline).saturating_add(LEASE - MARGIN).saturating_sub(deadline.since(now))
+    }
+
     /// Renews the lease, and takes or gives shards. False: the lease had ended, and this process must register again.
     pub(super) async fn step(&self, session: &Session) -> Result<bool, DbError> {
         let own = self.ownership.worker();

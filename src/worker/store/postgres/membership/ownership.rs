@@ -62,6 +62,11 @@ impl Ownership {
         self.state.lock().deadline = deadline;
     }
 
+    /// Returns until when this process relies on its shards, on the steady clock.
+    pub(super) fn deadline(&self) -> Millis {
+        self.state.lock().deadline
+    }
+
     /// True if this process owns the hook's shard.
     pub(in super::super) fn owns(&self, hook_uid: &str) -> bool {
         let state = self.state.lock();
