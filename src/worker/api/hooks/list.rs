@@ -16,7 +16,7 @@ use serde::Serialize;
 use strum::IntoEnumIterator;
 
 use super::query::{HookOrder, HookQuery, parse_hooks};
-use super::shown_state::{ShownState, Standing, standing};
+use super::shown_state::{DerivedState, ShownState, derive_state};
 use super::source_of;
 use crate::api::{EventHook, HandlerKind};
 use crate::cluster::{DeserializeGuard, Permission};
@@ -166,7 +166,7 @@ impl<'a> HookFacts<'a> {
 
     fn state(&self, guard: &DeserializeGuard<EventHook>, uid: &str) -> ShownState {
         let hook = self.index.get(uid);
-        standing(guard, hook.as_deref(), self.breakers.get(uid)).state
+        derive_state(guard, hook.as_deref(), self.breakers.get(uid)).state
     }
 
     /// Returns the rank of a hook: lower ones come first, hooks without a value last.
@@ -212,7 +212,7 @@ impl<'a> HookFacts<'a> {
         let uid = meta.uid.as_deref().unwrap_or_default();
         let hook = self.index.get(uid);
         let breaker = self.breakers.get(uid);
-        let Standing { state, reason, message, since } = standing(guard, hook.as_deref(), breaker);
+        let DerivedState { state, reason, message, since } = derive_state(guard, hook.as_deref(), breaker);
         let backlog = self.measured.and_then(|measured| measured.backlog(uid));
         let (source, event) = source_of(guard);
         let (handler, host) = hook.as_deref().map_or((None, None), handler_of);

@@ -55,21 +55,25 @@ pub enum ShownState {
 
 /// The state, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing<'a> {
+pub struct DerivedState<'a> {
     pub state: ShownState,
     pub reason: &'a str,
     pub message: Cow<'a, str>,
     pub since: Option<Millis>,
 }
 
-/// Derives the state. `hook`: what the worker derived from the object; None before it has.
-pub fn standing<'a>(
+/// Derives the state of a hook. `hook`: what the worker derived from the object; None before it has.
+pub fn derive_state<'a>(
     guard: &'a DeserializeGuard<EventHook>,
     hook: Option<&'a HookState>,
     breaker: Option<BreakerReport>,
-) -> Standing<'a> {
-    let of =
-        |state, reason, message: &'a str, since| Standing { state, reason, message: message.into(), since };
+) -> DerivedState<'a> {
+    let of = |state, reason, message: &'a str, since| DerivedState {
+        state,
+        reason,
+        message: message.into(),
+        since,
+    };
     let object = match &guard.0 {
         Err(invalid) => return of(ShownState::Held, "InvalidObject", &invalid.error, None),
         Ok(object) => object,
@@ -84,7 +88,7 @@ pub fn standing<'a>(
     if let Some(HookState { hook: Err(invalid), .. }) = hook {
         let reason = invalid.into();
         let since = delivering_since(reason);
-        return Standing { state: ShownState::Held, reason, message: invalid.to_string().into(), since };
+        return DerivedState { state: ShownState::Held, reason, message: invalid.to_string().into(), since };
     }
     if object.spec.delivery.as_ref().is_some_and(|delivery| delivery.paused == Some(true)) {
         let since = delivering_since("Paused");
@@ -185,7 +189,7 @@ mod tests {
             ),
         ] {
             let guard = object(spec.clone(), conditions.clone());
-            let found = standing(&guard, None, None);
+            let found = derive_state(&guard, None, None);
             assert_eq!((found.state, found.reason), (state, reason), "{conditions}");
         }
     }
@@ -194,7 +198,7 @@ mod tests {
     fn invalid_spec_and_open_breaker_count_before_they_are_reported() {
         let guard = object(json!({"filter": "data.n >"}), json!([condition("Ready", "True", "Applied")]));
         let state = HookState::new(guard.0.as_ref().unwrap(), &ObjectKey::new("n", "h"), None);
-        assert_eq!(standing(&guard, Some(&state), None).state, ShownState::Held);
+        assert_eq!(derive_state(&guard, Some(&state), None).state, ShownState::Held);
         let guard = object(json!({}), json!([condition("Ready", "True", "Applied")]));
         let breaker = BreakerReport {
             state: BreakerState::Open,
@@ -203,6 +207,6 @@ mod tests {
             pause: Duration::from_secs(2),
             next_probe: None,
         };
-        assert_eq!(standing(&guard, None, Some(breaker)).state, ShownState::Failing);
+        assert_eq!(derive_state(&guard, None, Some(breaker)).state, ShownState::Failing);
     }
 }
