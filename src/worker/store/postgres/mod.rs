@@ -37,6 +37,7 @@ mod measurements;
 mod membership;
 mod new_rows;
 mod notices;
+mod old_ids;
 mod originals;
 mod places;
 mod records;
