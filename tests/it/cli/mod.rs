@@ -19,6 +19,7 @@ mod release;
 mod standalone;
 mod status;
 mod store;
+mod store_copy;
 mod tables;
 mod terminal;
 mod usage_errors;

@@ -17,6 +17,7 @@ mod backlog;
 mod byte_limits;
 pub mod connect;
 mod connections;
+pub(super) mod copy;
 mod due;
 mod ended_places;
 mod event_numbers;
@@ -33,6 +34,7 @@ mod hooks;
 mod keeper;
 mod keys;
 mod locks;
+mod markers;
 mod measurements;
 mod membership;
 mod new_rows;
@@ -65,6 +67,6 @@ pub use store::PostgresStore;
 mod history_tests;
 #[cfg(test)]
 #[path = "../../../../tests/it/harness/postgres.rs"]
-mod test_server;
+pub(super) mod test_server;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ use super::shares::ShareLimits;
 use super::signals::Signals;
 use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
-use super::{keeper, notices, schema};
+use super::{keeper, markers, notices, schema};
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
@@ -77,6 +77,7 @@ impl PostgresStore {
             schema::migrate(&session).await?;
         }
         schema::check(schema::format(&session).await?)?;
+        markers::refuse_marked(&session).await?;
         let worker = membership.register(&session).await?;
         membership.step(&session).await?;
         let direct_writer = writer::insert_writer(&session, worker).await?;
@@ -194,7 +195,10 @@ impl PostgresStore {
 #[cfg(test)]
 impl PostgresStore {
     /// Opens a store that renews its lease and divides the shards only when `renew` is called.
-    pub(super) async fn open_still(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
+    pub(in super::super) async fn open_still(
+        options: &PostgresOptions,
+        name: &str,
+    ) -> Result<Self, StoreError> {
         Self::open_unkept(options, name).await
     }
 
