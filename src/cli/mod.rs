@@ -374,7 +374,7 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 16] = [
+    const FLAGS_ONLY: [&str; 18] = [
         "reconcile",
         "suspend",
         "resume",
@@ -391,6 +391,8 @@ mod tests {
         "release",
         "store backup",
         "store recover",
+        "store copy",
+        "store unseal",
     ];
 
     #[test]

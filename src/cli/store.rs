@@ -1,5 +1,7 @@
-//! `hookstream store`: checks, copies and recovers the embedded store, and prepares and checks a database.
+//! `hookstream store`: checks, backs up and recovers the embedded store, prepares and checks a database, and copies between
+//! both.
 
+mod copy;
 mod database;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use super::flags::DatabaseArgs;
 use super::output::{self, OutputFormat, print_line};
 use crate::worker::store::sqlite::{RecoveryReport, STORE_FILE, StoreReport, backup, check, recover};
 
-/// Check the store; copy the embedded one while a worker runs, or recover it; create the tables of one in PostgreSQL.
+/// Check the store; back up or recover the embedded one; create the tables of one in PostgreSQL; copy between both.
 ///
 /// Example: hookstream store check --data /var/lib/hookstream
 #[derive(clap::Subcommand)]
@@ -23,6 +25,8 @@ pub enum StoreCommand {
     Backup(BackupArgs),
     Recover(RecoverArgs),
     Migrate(database::MigrateArgs),
+    Copy(copy::CopyArgs),
+    Unseal(copy::UnsealArgs),
 }
 
 /// Check the integrity of the whole store without changing it. Workers may run meanwhile.
@@ -86,6 +90,8 @@ pub struct RecoverArgs {
 pub fn run(command: StoreCommand) -> CommandResult {
     match command {
         StoreCommand::Migrate(args) => block_on(database::migrate(args)),
+        StoreCommand::Copy(args) => block_on(copy::run_copy(args)),
+        StoreCommand::Unseal(args) => block_on(copy::run_unseal(args)),
         StoreCommand::Check(CheckArgs { store_url: Some(url), database, output, .. }) => {
             block_on(database::check(url, database, output))
         }
@@ -175,6 +181,7 @@ fn report_lines(report: &StoreReport) -> Vec<String> {
         format!("Store:        {health}"),
         format!("Format:       {} (readable since format {})", report.version, report.min_reader),
         format!("Installation: {installation}"),
+        moved_line(report.moved_to.as_deref()),
         format!("Size:         {} bytes, {} of them pending", report.file_bytes, report.pending_bytes),
         format!("Hooks:        {}", report.hooks),
         format!("Events:       {}", report.events),
@@ -182,5 +189,11 @@ fn report_lines(report: &StoreReport) -> Vec<String> {
     lines.extend(
         report.deliveries.iter().map(|(state, n)| format!("  {:12}{n} deliveries", format!("{state}:"))),
     );
+    lines.retain(|line| !line.is_empty());
     lines
+}
+
+/// Returns the line that says where the data of a store was copied; empty if it was not.
+fn moved_line(moved_to: Option<&str>) -> String {
+    moved_to.map_or_else(String::new, |to| format!("Copied to:    {to}; workers refuse this store"))
 }

@@ -72,6 +72,7 @@ fn report_lines(report: &DatabaseReport) -> Vec<String> {
         format!("Server:       PostgreSQL {}", report.server),
         format!("Format:       {} (readable since format {})", report.version, report.min_reader),
         format!("Installation: {installation}"),
+        super::moved_line(report.moved_to.as_deref()),
         format!("Workers:      {}, which own {} of 256 shards", report.workers, report.owned_shards),
         format!("Size:         {} bytes", report.bytes),
         format!("Hooks:        {}", report.hooks),
@@ -79,5 +80,6 @@ fn report_lines(report: &DatabaseReport) -> Vec<String> {
     ];
     let count = |(state, n): (&&str, &u64)| format!("  {:12}{n} deliveries", format!("{state}:"));
     lines.extend(report.deliveries.iter().map(count));
+    lines.retain(|line| !line.is_empty());
     lines
 }

@@ -15,6 +15,7 @@
 //! (`dispatch`).
 
 mod columns;
+pub mod copy;
 mod deliveries;
 mod dispatch_store;
 mod error;
@@ -30,6 +31,7 @@ mod in_flight;
 mod ingest_store;
 mod limits;
 mod maintenance_store;
+mod portable;
 pub mod postgres;
 mod read_budget;
 mod read_slots;

@@ -20,6 +20,7 @@ mod shared_standalone;
 mod standalone;
 mod status;
 mod store;
+mod store_copy;
 mod tables;
 mod terminal;
 mod usage_errors;

@@ -69,7 +69,8 @@ impl EventRow {
     /// Returns its idempotency key and when it expires. A window of zero turns deduplication off.
     pub(super) fn key(&self, place: i64, now: Millis) -> Option<(StoredKey, i64)> {
         let dedup = self.new.dedup.as_ref().filter(|dedup| !dedup.window.is_zero())?;
-        Some(((dedup.key, place), (now + dedup.window).0))
+        let half = dedup.key.first_chunk().copied()?;
+        Some(((half, place), (now + dedup.window).0))
     }
 }
 

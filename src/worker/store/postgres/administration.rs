@@ -9,7 +9,7 @@ use super::connect::PostgresOptions;
 use super::connections::Connections;
 use super::failure::DbError;
 use super::session::Session;
-use super::{schema, state};
+use super::{markers, schema, state};
 
 /// What `migrate` has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,9 @@ pub struct DatabaseReport {
     pub min_reader: i64,
     /// The installation that they belong to. None: no worker has used them yet.
     pub installation: Option<String>,
+    /// The store to which its data was copied. Workers refuse it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
     /// Workers whose lease lasts.
     pub workers: u64,
     /// Of 256 shards, those that a running worker owns.
@@ -87,18 +90,16 @@ async fn read(session: &Session, (version, min_reader): (i64, i64)) -> Result<Da
     for row in session.query("SELECT state, count(*) FROM hookstream.finished GROUP BY state", &[]).await? {
         deliveries.insert(state::read(row.try_get(0)?)?.into(), unsigned(row.try_get(1)?));
     }
-    let mut problems = Vec::new();
-    for (sql, problem) in PROBLEMS {
-        let found = unsigned(session.query_one(sql, &[]).await?.try_get(0)?);
-        if found > 0 {
-            problems.push(format!("{found} {problem}"));
-        }
+    let mut problems = find_problems(session).await?;
+    if let Some(copy) = markers::unfinished(session).await? {
+        problems.push(format!("a copy from {} to it has not finished", copy.from));
     }
     Ok(DatabaseReport {
         server: row.try_get("server")?,
         version,
         min_reader,
         installation: row.try_get("installation")?,
+        moved_to: markers::seal(session).await?.map(|seal| seal.to),
         workers: count("workers")?,
         owned_shards: count("owned_shards")?,
         hooks: count("hooks")?,
@@ -107,6 +108,18 @@ async fn read(session: &Session, (version, min_reader): (i64, i64)) -> Result<Da
         bytes: count("bytes")?,
         problems,
     })
+}
+
+/// Returns the rows that no run of a worker leaves behind. Reads all tables.
+pub(super) async fn find_problems(session: &Session) -> Result<Vec<String>, DbError> {
+    let mut problems = Vec::new();
+    for (sql, problem) in PROBLEMS {
+        let found = unsigned(session.query_one(sql, &[]).await?.try_get(0)?);
+        if found > 0 {
+            problems.push(format!("{found} {problem}"));
+        }
+    }
+    Ok(problems)
 }
 
 const COUNTS: &str = "

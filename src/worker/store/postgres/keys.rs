@@ -9,8 +9,8 @@ use super::failure::DbError;
 use super::session::Session;
 use crate::core::time::Millis;
 
-/// A key within its namespace.
-pub(super) type StoredKey = ([u8; 32], i64);
+/// A key within its place: half of the hash that identifies the event, which the embedded store keeps too.
+pub(super) type StoredKey = ([u8; 16], i64);
 
 /// A key to claim: the event that would own it, and when it expires.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub(super) async fn claim(
     for row in &rows {
         let key: &[u8] = row.try_get(0)?;
         let key =
-            key.try_into().map_err(|_| DbError::Unreadable("an idempotency key has not 32 bytes".into()))?;
+            key.try_into().map_err(|_| DbError::Unreadable("an idempotency key has not 16 bytes".into()))?;
         owned.insert((key, row.try_get(1)?), row.try_get(2)?);
     }
     Ok(owned)

@@ -12,21 +12,27 @@ use super::super::{AttemptRecord, DeliveryRecord, DeliverySeq, Exchange, HookId}
 use super::failure::DbError;
 use super::rows::{self, EVENT_COLUMNS, duration, shared, status};
 use super::session::Session;
-use super::text;
 use super::walk::{FINISHED_COLUMNS, FoundDelivery, PENDING_COLUMNS};
+use super::{old_ids, text};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
 /// The newest attempts of a delivery that a query reads. Replays can add any number.
 pub(super) const MAX_ATTEMPTS: usize = 1000;
 
-/// Finds a delivery of a namespace, with one statement. Its id holds its sequence number.
+/// Finds a delivery of a namespace, with one statement. Its id holds its sequence number, unless an older version made it.
 pub(super) async fn locate(
     session: &Session,
     namespace: &str,
     id: Uuid,
 ) -> Result<Option<FoundDelivery>, DbError> {
-    let Some(seq) = numbered(id) else { return Ok(None) };
+    let seq = match numbered(id) {
+        Some(seq) => seq,
+        None => match old_ids::find(session, &[id]).await?.first() {
+            Some(seq) => *seq,
+            None => return Ok(None),
+        },
+    };
     let of_namespace = "WHERE t.seq = $1 AND t.id = $2
         AND t.place = (SELECT place FROM hookstream.namespaces WHERE name = $3)";
     let sql = format!(

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::super::StoreError;
 use super::failure::DbError;
+use super::markers;
 use super::session::Session;
 
 /// The format that this program writes.
@@ -36,7 +37,7 @@ pub(super) struct Format {
     pub(super) min_reader: i64,
 }
 
-/// Reads the format.
+/// Reads the format, as it is without the mark of a copy.
 pub(super) async fn format(session: &Session) -> Result<Option<Format>, DbError> {
     let exists: bool =
         session.query_one("SELECT to_regclass('hookstream.meta') IS NOT NULL", &[]).await?.try_get(0)?;
@@ -51,7 +52,11 @@ pub(super) async fn format(session: &Session) -> Result<Option<Format>, DbError>
             row.ok_or_else(|| DbError::Unreadable(format!("meta has no {name}")))?.try_get(0)?;
         value.parse().map_err(|_| DbError::Unreadable(format!("meta.{name} is not a number")))
     };
-    Ok(Some(Format { version: number("version").await?, min_reader: number("min_reader").await? }))
+    let min_reader = match markers::min_reader(session).await? {
+        Some(min_reader) => min_reader,
+        None => number("min_reader").await?,
+    };
+    Ok(Some(Format { version: number("version").await?, min_reader }))
 }
 
 /// Fails if this program cannot work on the format.
@@ -71,13 +76,16 @@ pub(super) fn check(format: Option<Format>) -> Result<(), StoreError> {
     }
 }
 
-/// Creates the tables, or changes them to this program's format. Returns the number of migrations that it applied.
+/// Creates the tables, or changes them to this program's format, unless they have the mark of a copy. Returns the number of migrations that it applied.
 pub(super) async fn migrate(session: &Session) -> Result<usize, DbError> {
     let mut applied = 0;
     loop {
         let tx = session.begin().await?;
         tx.execute("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
         let format = format(&tx).await?;
+        if format.is_some() {
+            markers::refuse_marked(&tx).await?;
+        }
         if let Some(format) = format
             && format.min_reader > VERSION
         {

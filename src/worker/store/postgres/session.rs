@@ -1,7 +1,8 @@
 //! A connection in use: `connect::Session` with the engine's errors, and transactions that cannot be forgotten.
 
-use tokio_postgres::Row;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, RowStream};
 
 use super::connect::{self, PooledSession};
 use super::failure::DbError;
@@ -55,9 +56,30 @@ impl Session {
         Ok(self.inner().client().batch_execute(sql).await?)
     }
 
+    /// True if no pooler is in between. `copy_in` and `stream` need that.
+    pub(super) fn is_direct(&self) -> bool {
+        self.inner().is_direct()
+    }
+
+    /// Begins a COPY FROM STDIN BINARY with columns of these types.
+    pub(super) async fn copy_in(&self, sql: &str, types: &[Type]) -> Result<BinaryCopyInWriter, DbError> {
+        let sink = self.inner().client().copy_in(sql).await?;
+        Ok(BinaryCopyInWriter::new(sink, types))
+    }
+
+    /// Returns the rows of a statement without parameters as they arrive. The server waits while they are not read.
+    pub(super) async fn stream(&self, sql: &str) -> Result<RowStream, DbError> {
+        Ok(self.inner().client().query_raw(sql, std::iter::empty::<&(dyn ToSql + Sync)>()).await?)
+    }
+
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, DbError> {
         self.inner().begin().await?;
         Ok(Transaction(self))
+    }
+
+    /// Returns the transaction that this session has begun, for an owner that keeps the session and not the transaction.
+    pub(super) fn begun(&self) -> Transaction<'_> {
+        Transaction(self)
     }
 
     /// Begins a transaction whose reads see one moment, and that changes nothing.

@@ -213,7 +213,10 @@ impl PostgresStore {
 #[cfg(test)]
 impl PostgresStore {
     /// Opens a store that renews its lease and divides the shards only when `renew` is called.
-    pub(super) async fn open_still(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
+    pub(in super::super) async fn open_still(
+        options: &PostgresOptions,
+        name: &str,
+    ) -> Result<Self, StoreError> {
         let database = SharedDatabase::connect(options).await?;
         let mut store = Self::open_unkept(&database, name).await?;
         store.closes_connections = true;

@@ -9,7 +9,7 @@ use super::failure::DbError;
 use super::hooks;
 use super::session::Session;
 use super::state::CANCELLED;
-use super::{gates, places};
+use super::{gates, old_ids, places};
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::time::Millis;
 
@@ -66,7 +66,11 @@ pub(super) struct Named {
 
 /// Finds deliveries of a namespace by their ids.
 pub(super) async fn find(session: &Session, namespace: &str, wanted: &[Uuid]) -> Result<Vec<Named>, DbError> {
-    let seqs: Vec<DeliverySeq> = wanted.iter().filter_map(|id| ids::numbered(*id)).collect();
+    let mut seqs: Vec<DeliverySeq> = wanted.iter().filter_map(|id| ids::numbered(*id)).collect();
+    if seqs.len() < wanted.len() {
+        let old: Vec<Uuid> = wanted.iter().copied().filter(|id| ids::numbered(*id).is_none()).collect();
+        seqs.extend(old_ids::find(session, &old).await?);
+    }
     let Some(place) = places::find(session, namespace).await? else { return Ok(Vec::new()) };
     let sql = format!(
         "SELECT d.seq, d.id, d.is_pending, {} FROM (

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::StoreError;
 use super::files::{self, FILE, open_error, with_suffix};
 use super::wal_scan::LogDamage;
-use super::{event_ids, keys, log_file, outcomes, schema, unmaterialized};
+use super::{event_ids, keys, log_file, markers, outcomes, schema, unmaterialized};
 
 /// The most findings of SQLite's own check that are reported; one broken page causes thousands.
 const MAX_FINDINGS: usize = 20;
@@ -29,6 +29,9 @@ pub struct StoreReport {
     pub min_reader: i64,
     /// The installation that it belongs to. None: no worker has used it yet.
     pub installation: Option<String>,
+    /// The store to which its data was copied. Workers refuse it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
     pub hooks: u64,
     pub events: u64,
     /// The number of deliveries by state.
@@ -124,16 +127,21 @@ fn inspect(conn: &Connection, report: &mut StoreReport) -> Result<(), CheckError
         tx.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get::<_, i64>(0)).optional()
     };
     report.version = meta("version")?.unwrap_or(0);
-    report.min_reader = meta("min_reader")?.unwrap_or(0);
+    report.min_reader = markers::min_reader(&tx)?.unwrap_or(0);
     if report.min_reader > schema::VERSION {
         let (found, known) = (report.version, schema::VERSION);
         return Err(CheckError::Store(StoreError::Newer { found, known }));
     }
     report.installation = schema::installation(&tx)?;
+    report.moved_to = markers::seal(&tx).map_err(CheckError::Store)?.map(|seal| seal.to);
+    if let Some(copy) = markers::unfinished(&tx).map_err(CheckError::Store)? {
+        report.problems.push(format!("a copy from {} to it has not finished", copy.from));
+    }
     let mut findings = tx.prepare(&format!("PRAGMA integrity_check({MAX_FINDINGS})"))?;
     let findings = findings.query_map([], |row| row.get::<_, String>(0))?;
-    report.problems =
-        findings.filter(|f| f.as_ref().map_or(true, |text| text != "ok")).collect::<rusqlite::Result<_>>()?;
+    for finding in findings {
+        report.problems.extend(Some(finding?).filter(|finding| finding != "ok"));
+    }
     count(&tx, report)?;
     for (defect, sql) in [
         (

@@ -6,6 +6,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::super::StoreError;
 use super::maintenance;
+use super::markers;
 use super::namespace_keys;
 use super::schema::{APPLICATION_ID, MIGRATIONS, Migration, VERSION, foreign_file, meta, open_error, tune};
 
@@ -23,6 +24,7 @@ pub(super) fn prepare(conn: &mut Connection, dir: &Path) -> Result<(), StoreErro
         return Err(foreign_file());
     } else {
         // Check before any write, even of the journal mode, because a newer store must stay unchanged.
+        markers::refuse_marked(conn, dir)?;
         let found = check_readable(conn, VERSION)?;
         if found < VERSION {
             let kept = maintenance::keep_before(dir, found)?;

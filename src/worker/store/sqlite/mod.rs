@@ -14,7 +14,7 @@
 //! `keys` (idempotency) and `event_ids`, both in `runs`. Deliveries without rows that are finished: `outcomes`. Queries: `reads` for the
 //! dispatcher, `history`, `walk` and `lookup` for users. The writer's state: `cache`, `unmaterialized`. The tables:
 //! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
-//! `maintenance`, `recover`, `salvage`.
+//! `maintenance`, `recover`, `salvage`. Copies to and from another engine: `copy`, `markers`.
 //!
 //! Out of scope: the limit of the whole disk (`ingest::Disk`).
 
@@ -22,6 +22,7 @@ mod accept;
 mod cache;
 mod cancel_many;
 mod clock;
+pub(super) mod copy;
 mod dead_letters;
 mod ended_events;
 mod engine;
@@ -41,6 +42,7 @@ mod keys;
 mod log_file;
 mod lookup;
 mod maintenance;
+mod markers;
 mod materialize;
 mod migrate;
 mod namespace_keys;

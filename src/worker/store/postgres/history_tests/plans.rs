@@ -3,8 +3,8 @@
 use super::super::super::{ALL_NAMESPACES, DeliveryFilter};
 use super::super::walk::{Direction, Range, Tables, Walk};
 use super::super::{
-    byte_limits, ended_places, event_numbers, event_rows, events_list, expired, measurements, records,
-    unused_rows,
+    byte_limits, ended_places, event_numbers, event_rows, events_list, expired, measurements, old_ids,
+    records, unused_rows,
 };
 use super::*;
 
@@ -130,6 +130,7 @@ async fn no_part_of_a_page_scans_a_large_table() {
     for (sql, types, values) in [
         (records::REFERENCES, "bigint[], bigint[]", format!("'{{{deliveries}}}', '{{{events}}}'")),
         (records::ATTEMPTS, "bigint[]", format!("'{{{deliveries}}}'")),
+        (old_ids::FIND, "uuid[]", "'{01900000-0000-7000-8000-000000000000}'".to_owned()),
         (event_numbers::OLDER_EVENTS, "bigint, text, bigint", "3, 'id-7', 99999".to_owned()),
         (event_numbers::NEWER_EVENTS, "bigint, text, bigint", "3, 'id-7', 0".to_owned()),
         (event_numbers::OLDER_EVENTS_OF_ALL, "text, bigint", "'id-7', 99999".to_owned()),

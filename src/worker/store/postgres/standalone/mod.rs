@@ -17,8 +17,8 @@ use super::super::StoreError;
 use super::connect::PostgresOptions;
 use super::connections::Connections;
 use super::failure::DbError;
-use super::schema;
 use super::session::Session;
+use super::{markers, schema};
 
 pub use election::DatabaseElection;
 use lease::ControllerLease;
@@ -39,6 +39,7 @@ impl SharedDatabase {
             schema::migrate(&session).await?;
         }
         schema::check(schema::format(&session).await?)?;
+        markers::refuse_marked(&session).await?;
         drop(session);
         Ok(SharedDatabase { connections })
     }

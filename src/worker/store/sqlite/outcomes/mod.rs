@@ -41,7 +41,7 @@ pub(super) use level0::{Level0, exists};
 use merge::Expiry;
 use recent::NoteChange;
 pub(super) use recent::{Recent, RecentDelivery, Snapshot};
-pub(super) use segments::{OwnedPart, find, next_of_owner, range};
+pub(super) use segments::{OwnedPart, find, insert_segments, next_of_owner, range};
 
 #[cfg(test)]
 pub(super) use directory::{PART_NEWER, PART_OLDER};

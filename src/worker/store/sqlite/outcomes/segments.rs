@@ -183,6 +183,15 @@ pub(super) fn insert_all(
     Ok(outcomes.len() - rest.len())
 }
 
+/// Inserts outcomes as `insert_all` does, for a store without a writer. They must be after all segments.
+pub(in super::super) fn insert_segments(
+    conn: &Connection,
+    outcomes: &[Outcome],
+    is_partial: bool,
+) -> rusqlite::Result<usize> {
+    insert_all(conn, outcomes, SEGMENT_BYTES, is_partial)
+}
+
 /// What the columns of a segment say about its outcomes.
 #[derive(PartialEq, Eq)]
 pub(super) struct Summary {
