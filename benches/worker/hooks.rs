@@ -156,6 +156,7 @@ async fn serve(sink: String, hooks: usize, change: bool) {
         tls: None,
         trusted_proxies: Vec::new(),
         local_access: None,
+        api_extension: None,
         limits: Limits {
             max_event_bytes: 1 << 20,
             max_request_bytes: 1 << 20,
