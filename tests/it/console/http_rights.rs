@@ -6,7 +6,7 @@ use serde_json::json;
 use super::http::{browser, csrf, form};
 use crate::harness::http::answer;
 use crate::harness::manifests::hook;
-use crate::harness::worker::{Worker, create_accounts};
+use crate::harness::worker::{Worker, create_accounts, key_ring_secret};
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,6 +24,7 @@ async fn user_sees_and_does_what_the_rights_allow() {
     namespace.service_account("tester", tester).await;
     let spec = json!({"delivery": {"retry": {"maxAttempts": 1}}});
     namespace.apply(&hook("h", &receiver.url(), spec)).await.unwrap();
+    namespace.apply(&key_ring_secret()).await.unwrap();
     let worker = Worker::start(namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let name = worker.namespace.name.clone();
     let publisher = worker.namespace.token("publisher", &["hookstream"]).await;
