@@ -1,7 +1,8 @@
 //! `GET .../hooks`: the hooks with the state of their deliveries.
 //!
 //! A list reads no store: it takes the objects from memory, and their backlogs from a measurement that responses share.
-//! Each request examines every hook that it covers, which takes about 30 ms for 100,000, on a thread of its own.
+//! Each request examines every hook that it covers, on a thread of its own: for 100,000 about half a second without
+//! optimisation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
