@@ -256,7 +256,7 @@ fn settle_without_attempt(delivery: DeliverySeq, next: NextStep) -> Settlement {
     }
 }
 
-/// Derives the receiver's health from an attempt. A receiver that answers with a terminal status is healthy.
+/// Derives the receiver's health from an attempt.
 fn receiver_signal(
     next: NextStep,
     attempt: &AttemptRecord,
@@ -268,10 +268,10 @@ fn receiver_signal(
     };
     let failing = || ReceiverSignal::Failing { error: describe(), kind: failure_kind(failure) };
     match next {
-        NextStep::Delivered => ReceiverSignal::Healthy,
+        NextStep::Delivered => ReceiverSignal::Delivered,
         NextStep::Retry { .. } => failing(),
         NextStep::Dead { reason } => match reason {
-            DeliveryReason::TerminalStatus => ReceiverSignal::Healthy,
+            DeliveryReason::TerminalStatus => ReceiverSignal::Refused,
             DeliveryReason::Gone => ReceiverSignal::Gone,
             DeliveryReason::MaxAge | DeliveryReason::MaxAttempts => failing(),
             DeliveryReason::EgressDenied => ReceiverSignal::Denied(describe()),

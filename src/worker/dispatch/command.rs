@@ -126,8 +126,10 @@ pub enum FailureKind {
 /// The receiver's health, as one attempt shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReceiverSignal {
-    /// It answered. Includes refusals with a terminal status.
-    Healthy,
+    /// It accepted the delivery.
+    Delivered,
+    /// It refused the delivery for good, and would accept others.
+    Refused,
     /// The attempt failed, with this error.
     Failing { error: String, kind: FailureKind },
     /// It answered 410.

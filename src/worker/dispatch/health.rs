@@ -107,7 +107,7 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
     }
     // Report recovery even before the next delivery.
     let recovered = queue.reported.is_some_and(|(healthy, _)| !healthy);
-    (queue.has_delivered || recovered).then(|| Delivering {
+    (queue.has_answered || recovered).then(|| Delivering {
         healthy: true,
         reason: "Delivering",
         message: "deliveries go out".into(),

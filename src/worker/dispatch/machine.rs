@@ -474,10 +474,12 @@ fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signa
     }
     match signal {
         ReceiverSignal::Unknown => {}
-        ReceiverSignal::Healthy => {
+        ReceiverSignal::Delivered | ReceiverSignal::Refused => {
             queue.failures = 0;
-            queue.has_delivered = true;
-            queue.last_success = Some(now.wall);
+            queue.has_answered = true;
+            if signal == ReceiverSignal::Delivered {
+                queue.last_success = Some(now.wall);
+            }
         }
         ReceiverSignal::Failing { error, kind } => {
             queue.failures = queue.failures.saturating_add(1);

@@ -148,10 +148,10 @@ pub struct HookQueue {
     /// The last evaluation of the filter that failed.
     pub undecided: Option<UndecidedFilter>,
     pub last_error: Option<String>,
-    /// When the receiver last accepted or refused a delivery.
+    /// When the receiver last accepted a delivery.
     pub last_success: Option<Millis>,
     /// The receiver accepted or refused at least one delivery.
-    pub has_delivered: bool,
+    pub has_answered: bool,
     /// The health and reason that were last reported.
     pub reported: Option<(bool, &'static str)>,
 }

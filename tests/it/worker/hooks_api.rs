@@ -158,6 +158,19 @@ async fn a_hook_is_shown_with_what_explains_its_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_delivery_is_no_success() {
+    let receiver = Receiver::start(|_, _| Reply::status(422));
+    let standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &[]).await;
+    standalone.publish_accepted(&event("1")).await;
+    let shown = eventually(DEADLINE, "a receiver that answers", async || {
+        let shown = get_ok(&standalone, "hooks/h").await;
+        if shown["state"] == "delivering" { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .await;
+    assert!(shown["lastSuccessTime"].is_null(), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn breaker_that_opens_is_shown_with_its_next_probe() {
     let receiver = Receiver::start(|_, _| Reply::status(503));
     let standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &[]).await;

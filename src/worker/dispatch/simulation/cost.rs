@@ -60,7 +60,7 @@ fn dispatch_cost() {
             let uid = pending.hook.uid.clone();
             let next = Some(NextStep::Delivered);
             settled.push(SettledDelivery { uid: uid.clone(), seq: pending.seq, next, notify: false });
-            let (signal, evidence) = (ReceiverSignal::Healthy, ReceiverEvidence::Healthy);
+            let (signal, evidence) = (ReceiverSignal::Delivered, ReceiverEvidence::Healthy);
             Some(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket, start_delay: Duration::ZERO })
         });
         let ended: Vec<_> = ended.collect();

@@ -354,7 +354,7 @@ impl Simulation {
         let retry = &state.hook.as_ref().unwrap().delivery.retry;
         let next = retry.decide(&outcome, past, self.now().wall, self.random.f64());
         let signal = match next {
-            NextStep::Delivered => ReceiverSignal::Healthy,
+            NextStep::Delivered => ReceiverSignal::Delivered,
             _ => ReceiverSignal::Failing { error: "failed".into(), kind: FailureKind::Receiver },
         };
         let evidence = ReceiverEvidence::of(status, failure);
