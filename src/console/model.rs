@@ -98,7 +98,6 @@ pub struct Event {
     pub origin: String,
     pub time: String,
     pub accepted_time: String,
-    pub outcome: String,
     #[serde(default)]
     pub deliveries: BTreeMap<String, usize>,
     #[serde(default)]

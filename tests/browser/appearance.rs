@@ -136,6 +136,25 @@ async fn pages_fit_a_phone_needs_chromium() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn tables_fit_a_laptop_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    browser.set_size(1280, 800).await;
+    let mut problems = Vec::new();
+    for path in ["events", "deliveries", "hooks", "namespaces/default/event?id=order-4711"] {
+        browser.open(&seeded.page(&format!("/console/{path}"))).await;
+        let script = "return [...document.querySelectorAll('.table')].filter(e => e.scrollWidth > e.clientWidth + 1).length";
+        if browser.run(script).await != 0 {
+            problems.push(path);
+        }
+        browser.capture(&picture(&format!("laptop-{}", path.split(['/', '?']).next().unwrap()))).await;
+    }
+    assert!(problems.is_empty(), "a table is cut off at the right: {problems:?}");
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
 async fn hostile_texts_stay_texts_needs_chromium() {
     let seeded = Seeded::start().await;
     let browser = Browser::start().await;

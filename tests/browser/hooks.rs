@@ -236,7 +236,7 @@ async fn hook_is_paused_through_hookstream_console_needs_chromium() {
     browser.open(&format!("{origin}/console/namespaces/{name}/events")).await;
     browser.wait_for_text("main table", &id).await;
     browser.click("main table a[data-row]").await;
-    browser.wait_for_text("h1", &id).await;
+    browser.wait_for_text("#id", &id).await;
 
     browser.open(&format!("{origin}/console/namespaces/{name}/hooks/orders")).await;
     browser.find("body[data-live=on]").await;

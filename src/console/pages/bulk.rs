@@ -4,19 +4,20 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use super::changes::change_one;
-use super::deliveries::link;
+use super::changes::{change_one, with_done};
+use super::deliveries::{self, Columns, link};
 use crate::console::audit;
 use crate::console::form::Form;
-use crate::console::model::{Cancellation, DryRun};
-use crate::console::path::Path;
+use crate::console::model::{Cancellation, Delivery, DryRun};
 use crate::console::problem::Problem;
-use crate::console::request::{ChangeRequest, PageRequest};
+use crate::console::request::{ChangeRequest, PageRequest, Scope, local_path};
 use crate::console::view::{Page, Section, count, csrf_field, definition, link_button, notice, plural};
 use crate::core::names::is_namespace;
 
 /// The most deliveries of a selection.
 const MAX_SELECTED: usize = 500;
+/// The most deliveries of a selection that are shown: each is read.
+const MAX_SHOWN: usize = 20;
 /// Requests of a cancellation in bulk that one form causes; each cancels up to 500 deliveries.
 const MAX_CANCELLATIONS: usize = 20;
 /// The parts of a filter.
@@ -24,8 +25,23 @@ const FILTERS: [&str; 5] = ["hook", "state", "event", "since", "until"];
 
 /// Shows what would happen to the selected deliveries.
 pub async fn selected(change: ChangeRequest) -> Response {
-    let page = selection(&change.form).map(|(action, ids)| confirm_selected(&change.page, action, &ids));
+    let page = match selection(&change.form) {
+        Ok((action, ids)) => {
+            let found = find_selected(&change.page, &ids).await;
+            Ok(confirm_selected(&change, action, &ids, &found))
+        }
+        Err(problem) => Err(problem),
+    };
     change.page.respond(page)
+}
+
+/// Reads the first of the selected deliveries, to show what they are. Leaves out those that cannot be read.
+async fn find_selected(page: &PageRequest, ids: &[(&str, &str)]) -> Vec<Delivery> {
+    let mut found = Vec::new();
+    for (namespace, id) in ids.iter().take(MAX_SHOWN) {
+        found.extend(page.api.get(&Scope::of(namespace).api("deliveries").segment(id)).await.ok());
+    }
+    found
 }
 
 /// An action, and the namespaces and ids of deliveries.
@@ -57,7 +73,9 @@ fn action(text: &str) -> Result<&'static str, Problem> {
     }
 }
 
-fn confirm_selected(page: &PageRequest, action: &str, ids: &[(&str, &str)]) -> Page {
+fn confirm_selected(change: &ChangeRequest, action: &str, ids: &[(&str, &str)], found: &[Delivery]) -> Page {
+    let ChangeRequest { page, form } = change;
+    let origin = form.get("return");
     let number = plural(ids.len() as u64, "delivery", "deliveries");
     let (title, verb, class) = match action {
         "replay" => (format!("Replay {number}?"), "Replay", "primary"),
@@ -65,28 +83,40 @@ fn confirm_selected(page: &PageRequest, action: &str, ids: &[(&str, &str)]) -> P
     };
     let main = html! {
         h1 { (title) }
-        p { (effect(action)) }
+        p { (effect(action, ids.len() == 1)) }
         form method="post" action=(page.scope.page("deliveries/selected/confirm")) {
             (csrf_field(page.csrf()))
             input type="hidden" name="action" value=(action);
+            @if !origin.is_empty() { input type="hidden" name="return" value=(origin); }
             @for (namespace, id) in ids { input type="hidden" name="id" value={ (namespace) "/" (id) }; }
             div.actions {
                 button class={ "button " (class) } type="submit" { (verb) " " (number) }
-                (link_button(&page.scope.page("deliveries"), "Back", "quiet"))
+                a.button.quiet href=(origin_or_list(page, origin)) { "Back" }
             }
         }
         section.card {
             h2 { "Selected" }
-            ul { @for (namespace, id) in ids.iter().take(50) { li.mono { (namespace) "/" (id) } } }
-            @if ids.len() > 50 { p.hint { "and " (ids.len() - 50) " more" } }
+            @if !found.is_empty() { (deliveries::table(found, &page.scope, Columns { selection: false, hook: true })) }
+            @if ids.len() > found.len() { p.hint { (plural((ids.len() - found.len()) as u64, "further delivery", "further deliveries")) "." } }
         }
     };
     confirm_page(title, main)
 }
 
-fn effect(action: &str) -> &'static str {
-    match action {
-        "replay" => {
+/// Returns the address that a form came from, or that of the list.
+fn origin_or_list(page: &PageRequest, origin: &str) -> String {
+    match origin {
+        "" => page.scope.page("deliveries").to_string(),
+        address => local_path(address).to_owned(),
+    }
+}
+
+fn effect(action: &str, is_one: bool) -> &'static str {
+    match (action, is_one) {
+        ("replay", true) => {
+            "It is sent again, with new attempts. A receiver that accepted it before gets it twice, with the same webhook-id."
+        }
+        ("replay", false) => {
             "Each is sent again, with new attempts. A receiver that accepted one before gets it twice, with the same webhook-id."
         }
         _ => "Pending deliveries are not sent any more. Others are left as they are.",
@@ -108,14 +138,21 @@ pub async fn change_selected(change: ChangeRequest) -> Response {
                     failed.push((format!("{namespace}/{id}"), problem));
                 }
             }
-            Ok(result_page(&change.page, action, total, &failed))
+            // One delivery has a page that shows its result.
+            if total == 1 && failed.is_empty() && !change.form.get("return").is_empty() {
+                let done = if action == "replay" { "replayed" } else { "cancelled" };
+                let target = with_done(local_path(change.form.get("return")), done);
+                return change.page.redirect(Ok(target));
+            }
+            Ok(result_page(&change, action, total, &failed))
         }
         Err(problem) => Err(problem),
     };
     change.page.respond(page)
 }
 
-fn result_page(page: &PageRequest, action: &str, total: usize, failed: &[(String, Problem)]) -> Page {
+fn result_page(change: &ChangeRequest, action: &str, total: usize, failed: &[(String, Problem)]) -> Page {
+    let back = origin_or_list(&change.page, change.form.get("return"));
     let changed = plural((total - failed.len()) as u64, "delivery", "deliveries");
     let title =
         if action == "replay" { format!("{changed} sent again") } else { format!("{changed} cancelled") };
@@ -127,7 +164,7 @@ fn result_page(page: &PageRequest, action: &str, total: usize, failed: &[(String
             (notice("bad", format!("{} could not be changed.", plural(failed.len() as u64, "delivery", "deliveries"))))
             ul { @for (id, problem) in failed.iter().take(50) { li { span.mono { (id) } ": " (problem.detail) } } }
         }
-        (link_button(&page.scope.page("deliveries"), "Deliveries", "primary"))
+        a.button.primary href=(back) { "Back" }
     };
     confirm_page(title, main)
 }
@@ -152,9 +189,10 @@ async fn confirm_matching(request: &PageRequest, action: &str) -> Result<Page, P
     let title = if action == "replay" { format!("Replay {number}?") } else { format!("Cancel {number}?") };
     let target = request.scope.page("deliveries").segment("matching").segment(action);
     let state = state(query, action);
+    let back = back(request);
     let main = html! {
         h1 { (title) }
-        p { (effect(action)) }
+        p { (effect(action, found.matching == 1)) }
         section.card {
             h2 { "Filter" }
             dl.facts {
@@ -167,7 +205,7 @@ async fn confirm_matching(request: &PageRequest, action: &str) -> Result<Page, P
         }
         @if found.matching == 0 {
             p { "Nothing matches." }
-            (link_button(&back(request), "Back", ""))
+            a.button href=(back) { "Back" }
         } @else {
             form.stack method="post" action=(target) {
                 (csrf_field(request.csrf()))
@@ -184,7 +222,7 @@ async fn confirm_matching(request: &PageRequest, action: &str) -> Result<Page, P
                     button class={ "button " (if action == "replay" { "primary" } else { "danger" }) } type="submit" {
                         @if action == "replay" { "Replay " } @else { "Cancel " } (number)
                     }
-                    (link_button(&back(request), "Back", "quiet"))
+                    a.button.quiet href=(back) { "Back" }
                 }
             }
         }
@@ -192,9 +230,13 @@ async fn confirm_matching(request: &PageRequest, action: &str) -> Result<Page, P
     Ok(confirm_page(title, main))
 }
 
-fn back(request: &PageRequest) -> Path {
+/// Returns the address of the list that the page came from, or of one with the same filter.
+fn back(request: &PageRequest) -> String {
+    if !request.query.get("return").is_empty() {
+        return origin_or_list(request, request.query.get("return"));
+    }
     let parameters: Vec<(&str, &str)> = FILTERS.iter().map(|name| (*name, request.query.get(name))).collect();
-    link(&request.scope, &parameters)
+    link(&request.scope, &parameters).to_string()
 }
 
 /// Returns the state that a change in bulk selects.

@@ -151,7 +151,11 @@ fn source_view(request: &PageRequest, source: &Source) -> Markup {
             h2 {
                 (source.source) " "
                 span.muted {
-                    @match &source.catalogue { Some(catalogue) => (catalogue), None => "named by hooks" }
+                    @match &source.catalogue {
+                        Some(catalogue) if *catalogue == source.source => "catalogue",
+                        Some(catalogue) => (catalogue),
+                        None => "named by hooks",
+                    }
                     @if source.hooks > 0 { ", " (plural(source.hooks, "hook receives", "hooks receive")) " every event" }
                 }
             }

@@ -75,8 +75,8 @@ fn row(request: &PageRequest, object: &Object) -> Markup {
     html! {
         tr {
             td data-label="Ready" { (ready_pill(object)) }
-            td.id data-label="Object" { (object_link(object)) @if let Some(connection) = &object.connection { div.hint { "Connection " (connection) } } }
-            td.id data-label="At the vendor" {
+            td.name data-label="Object" { (object_link(object)) @if let Some(connection) = &object.connection { div.hint { "Connection " (connection) } } }
+            td.name data-label="At the vendor" {
                 @if let Some(version) = &object.version { div { (version) } }
                 @if let Some(id) = &object.external_id { div { code { (id) } } }
                 @if let Some(endpoint) = &object.endpoint { div.hint { (endpoint) } }

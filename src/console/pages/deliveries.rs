@@ -3,6 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::delivery::next_attempt;
 use super::verdict::{describe, shown_state};
 use crate::console::form::Form;
 use crate::console::model::{Delivery, List};
@@ -11,7 +12,7 @@ use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, shorten,
+    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, prose, shorten,
     state_pill, time,
 };
 
@@ -39,12 +40,13 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         } @else if rights.may(Right::Replay) || rights.may(Right::Cancel) {
             form data-selection method="post" action=(request.scope.page("deliveries/selected")) {
                 (csrf_field(request.csrf()))
+                input type="hidden" name="return" value=(request.address);
                 (bulk_bar(request, &states, &rights))
-                (table(&found.items, &request.scope, true))
+                (table(&found.items, &request.scope, Columns { selection: true, hook: true }))
             }
         } @else {
             (hint("Replaying and cancelling", Right::Replay))
-            (table(&found.items, &request.scope, false))
+            (table(&found.items, &request.scope, Columns { selection: false, hook: true }))
         }
         (pager(request.scope.page("deliveries"), query, found.next.as_deref()))
     };
@@ -121,9 +123,9 @@ fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
                 @let path = ["hook", "event", "since", "until"].iter().fold(
                     request.scope.page("deliveries").segment("matching"),
                     |path, name| path.query_some(name, query.get(name)),
-                );
+                ).query("return", &request.address);
                 @if may_replay && one_state != "pending" {
-                    (link_button(&path.clone().query("action", "replay").query_some("state", one_state), "Replay all that match…", ""))
+                    (link_button(&path.clone().query("action", "replay").query_some("state", one_state), &format!("Replay all {} that match…", if one_state.is_empty() { "dead" } else { one_state }), ""))
                 }
                 @if may_cancel && matches!(one_state, "" | "pending") {
                     (link_button(&path.query("action", "cancel"), "Cancel all pending that match…", ""))
@@ -133,33 +135,44 @@ fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
     }
 }
 
-/// A table of deliveries. `can_select`: with checkboxes of a form around it.
-pub fn table(deliveries: &[Delivery], scope: &Scope, can_select: bool) -> Markup {
+/// The columns that not every table of deliveries has.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    /// Checkboxes of a form around the table.
+    pub selection: bool,
+    pub hook: bool,
+}
+
+/// A table of deliveries.
+pub fn table(deliveries: &[Delivery], scope: &Scope, columns: Columns) -> Markup {
     let with_namespace = scope.namespace().is_none();
+    let with_next = deliveries.iter().any(|delivery| delivery.state == "pending");
     html! {
         div.table.cards {
             table {
                 thead {
                     tr {
-                        @if can_select { th { span.visually-hidden { "Selected" } } }
-                        th { "State" } th { "Event" } th { "Hook" }
+                        @if columns.selection { th { span.visually-hidden { "Selected" } } }
+                        th { "State" } th { "Event" }
+                        @if columns.hook { th { "Hook" } }
                         @if with_namespace { th { "Namespace" } }
-                        th { "Why" } th.number { "Attempts" } th { "Last" } th { "Accepted" } th { "Next attempt" }
+                        th { "Why" } th.number { "Attempts" } th { "Accepted" }
+                        @if with_next { th { "Next attempt" } }
                     }
                 }
-                tbody { @for delivery in deliveries { (row(delivery, with_namespace, can_select)) } }
+                tbody { @for delivery in deliveries { (row(delivery, with_namespace, with_next, columns)) } }
             }
         }
     }
 }
 
-fn row(delivery: &Delivery, with_namespace: bool, can_select: bool) -> Markup {
+fn row(delivery: &Delivery, with_namespace: bool, with_next: bool, columns: Columns) -> Markup {
     let scope = Scope::of(&delivery.namespace);
     let address = scope.page("deliveries").segment(&delivery.id);
     let last = delivery.attempts.last();
     html! {
         tr {
-            @if can_select {
+            @if columns.selection {
                 td data-label="Select" {
                     input type="checkbox" name="id" value={ (delivery.namespace) "/" (delivery.id) }
                         aria-label={ "Select the delivery of " (delivery.event) " to " (delivery.hook) };
@@ -168,14 +181,18 @@ fn row(delivery: &Delivery, with_namespace: bool, can_select: bool) -> Markup {
             td data-label="State" {
                 a data-row href=(address) title="Show the delivery" { (state_pill(shown_state(delivery))) }
             }
-            td.id data-label="Event" { a href=(scope.event(&delivery.event)) { (shorten(&delivery.event, 80)) } }
-            td.id data-label="Hook" { a href=(scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
-            @if with_namespace { td data-label="Namespace" { (delivery.namespace) } }
-            td.wide data-label="Why" { (why(delivery)) }
-            td.number data-label="Attempts" { (delivery.attempts.len()) }
-            td data-label="Last" { @if let Some(last) = last { (attempt_result(last)) } }
+            td.id data-label="Event" title=(delivery.event) { a href=(scope.event(&delivery.event)) { (shorten(&delivery.event, 80)) } }
+            @if columns.hook {
+                td.id data-label="Hook" title=(delivery.hook) { a href=(scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
+            }
+            @if with_namespace { td.id data-label="Namespace" title=(delivery.namespace) { (delivery.namespace) } }
+            td.wide data-label="Why" { (prose(&why(delivery))) }
+            td.number data-label="Attempts" {
+                (delivery.attempts.len())
+                @if let Some(last) = last { div.hint { "last " (attempt_result(last)) } }
+            }
             td data-label="Accepted" { (time(&delivery.accepted_time)) }
-            td data-label="Next attempt" { @if let Some(next) = &delivery.next_attempt_time { (time(next)) } }
+            @if with_next { td data-label="Next attempt" { @if delivery.state == "pending" { (next_attempt(delivery)) } } }
         }
     }
 }

@@ -3,16 +3,16 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::event::host_of;
+use super::event::{host_of, replay_form};
 use super::verdict::{class_of, describe, shown_state};
-use crate::console::model::{Attempt, Delivery, Exchange, Explanation, Header, KeptBody};
+use crate::console::model::{Attempt, Delivery, Exchange, Explanation, Header, Hold, KeptBody};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, attempt_result, copy_button, definition, duration, elapsed, hint, icon, json_viewer,
-    post_form, state_pill, time, verdict_icon,
+    plural, post_form, prose, state_pill, time, verdict_icon,
 };
 
 pub async fn show(request: PageRequest) -> Response {
@@ -39,8 +39,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             div.actions {
                 @let is_pending = delivery.state == "pending";
                 @if rights.may(Right::Replay) {
-                    @let (label, class) = if is_pending { ("Attempt now", "") } else { ("Replay", "primary") };
-                    (post_form(&own.clone().segment("replay"), request.csrf(), &[], label, class))
+                    (replay_form(request, &delivery, if is_pending { "" } else { "primary" }))
                 }
                 @if is_pending && rights.may(Right::Cancel) {
                     (post_form(&own.clone().segment("cancel"), request.csrf(), &[], "Cancel", "danger"))
@@ -49,14 +48,14 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         }
         p #verdict class={ "verdict " (class) } {
             (icon(verdict_icon(class)))
-            span { (delivery.hook) ": " (sentence) "." }
+            span { (delivery.hook) ": " (prose(&sentence)) "." }
         }
         @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
         div.grid {
             section.card aria-labelledby="next" {
                 h2 #next { "What happens next" }
                 (next(&delivery))
-                @if let Some(explanation) = explanation { p.hint { (explanation) } }
+                @if let Some(explanation) = explanation.filter(|_| needs_explanation(&delivery)) { p.hint { (prose(&explanation)) } }
             }
             section.card aria-labelledby="facts" {
                 h2 #facts { "Delivery" }
@@ -105,15 +104,35 @@ async fn explanation(request: &PageRequest, delivery: &Delivery) -> Option<Strin
     Some(found.explanation)
 }
 
+/// Returns true if the API's explanation says more than the page does: the meaning of a reason.
+fn needs_explanation(delivery: &Delivery) -> bool {
+    match delivery.state.as_str() {
+        "pending" => delivery.held.is_none() && delivery.reason.is_some(),
+        "delivered" => false,
+        _ => true,
+    }
+}
+
+/// Shows when a pending delivery is attempted: at its time, or when its hook delivers again.
+pub fn next_attempt(delivery: &Delivery) -> Markup {
+    html! {
+        @match (&delivery.held, &delivery.next_attempt_time) {
+            (Some(Hold { next_probe_time: Some(probe), .. }), _) => { (time(probe)) " (probe)" },
+            (Some(held), _) => (if held.reason == "Paused" { "when resumed" } else { "when the hook delivers" }),
+            (None, Some(next)) => (time(next)),
+            (None, None) => {},
+        }
+    }
+}
+
 fn next(delivery: &Delivery) -> Markup {
     html! {
         @match (delivery.state.as_str(), &delivery.held, &delivery.next_attempt_time) {
             ("pending", Some(held), _) => {
-                p { strong { "Held: " } (held.message) " " code { (held.reason) } }
-                @if let Some(probe) = &held.next_probe_time {
-                    p { "The receiver is probed at " (time(probe)) "." }
-                } @else {
-                    p { "It continues by itself when the hook delivers again." }
+                @match (&held.next_probe_time, held.reason.as_str()) {
+                    (Some(probe), _) => p { "The receiver is probed at " (time(probe)) ". The delivery continues when it answers." },
+                    (None, "Paused") => p { "It is sent when the hook is resumed." },
+                    (None, _) => p { "It continues by itself when the hook delivers again." },
                 }
             },
             ("pending", None, Some(at)) => p { "Attempt " (delivery.attempts.len() + 1) " is due at " (time(at)) "." },
@@ -138,9 +157,17 @@ fn timeline(delivery: &Delivery) -> Markup {
         steps.push(attempt_step(at + 1, attempt));
         previous = &attempt.time;
     }
-    if let Some(next) = delivery.next_attempt_time.as_deref().filter(|_| delivery.state == "pending") {
-        let class = if delivery.held.is_some() { "held" } else { "busy" };
-        steps.push(html! { li class=(class) { strong { "Attempt " (delivery.attempts.len() + 1) } " due " (time(next)) } });
+    let number = delivery.attempts.len();
+    if delivery.state == "pending" && (delivery.held.is_some() || delivery.next_attempt_time.is_some()) {
+        let (class, due) = if delivery.held.is_some() { ("held", " ") } else { ("busy", " due ") };
+        steps.push(
+            html! { li class=(class) { strong { "Attempt " (number + 1) } (due) (next_attempt(delivery)) } },
+        );
+    } else if delivery.state == "dead" && delivery.reason.as_deref() == Some("MaxAttempts") {
+        let attempts = plural(u64::try_from(number).unwrap_or(u64::MAX), "attempt", "attempts");
+        steps.push(
+            html! { li.bad { strong { "Gave up after " (attempts) } " (" code { "retry.maxAttempts" } ")" } },
+        );
     } else if delivery.state != "pending" && delivery.state != "delivered" {
         let class = if delivery.state == "dead" { "bad" } else { "" };
         steps.push(html! { li class=(class) { strong { (delivery.state) } @if let Some(reason) = &delivery.reason { " " code { (reason) } } } });
@@ -153,7 +180,7 @@ fn attempt_step(number: usize, attempt: &Attempt) -> Markup {
     html! {
         li class=(class) {
             strong { "Attempt " (number) ": " (attempt_result(attempt)) }
-            span.muted { " in " (duration(attempt.duration_ms)) ", " } (time(&attempt.time))
+            span.muted { " in " span.nowrap { (duration(attempt.duration_ms)) } ", " } (time(&attempt.time))
             @if let Some(detail) = &attempt.detail { div.hint { (detail) } }
         }
     }
@@ -258,6 +285,25 @@ mod tests {
         for markup in [timeline(&delivery), exchange_view(&exchange), next(&delivery)] {
             assert!(!markup.into_string().contains("<script"));
         }
+    }
+
+    #[test]
+    fn held_delivery_has_no_time_of_its_own() {
+        let held = |reason: &str, probe: Option<&str>| -> Delivery {
+            serde_json::from_value(json!({
+                "id": "i", "namespace": "n", "event": "e", "hook": "h", "state": "pending", "reason": null,
+                "acceptedTime": "2026-01-01T00:00:00Z", "nextAttemptTime": "2026-01-01T00:00:00Z", "attempts": [],
+                "held": {"reason": reason, "message": "the message", "nextProbeTime": probe},
+            }))
+            .unwrap()
+        };
+        let paused = held("Paused", None);
+        assert_eq!(next_attempt(&paused).into_string(), "when resumed");
+        assert!(timeline(&paused).into_string().contains("Attempt 1</strong> when resumed"));
+        // The sentence above has the message already.
+        assert!(!next(&paused).into_string().contains("the message") && !needs_explanation(&paused));
+        let probed = next_attempt(&held("Unreachable", Some("2026-01-01T00:05:00Z"))).into_string();
+        assert!(probed.contains("00:05:00 UTC") && probed.ends_with("(probe)"), "{probed}");
     }
 
     #[test]

@@ -6,15 +6,15 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::catalogue::filter_view;
-use super::verdict::{self, shown_state};
-use crate::console::model::{Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
+use super::verdict::{self, outcome, shown_state};
+use crate::console::model::{Delivery, Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, attempt_result, copy_button, csrf_field, definition, hint, icon, json_viewer, post_form,
-    state_pill, time, verdict_icon,
+    prose, state_pill, time, verdict_icon,
 };
 
 /// The most hooks whose receivers are looked up.
@@ -32,17 +32,17 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let rights = Rights::read(request).await;
     let verdict = verdict::of_event(&explanation, |hook| hosts.get(hook).cloned());
     let main = html! {
-        p.crumbs { a href=(request.scope.page("events")) { "Events" } " / " span { (event.source) " / " (event.event) } }
+        p.crumbs { a href=(request.scope.page("events")) { "Events" } " / " span { (event.source) } }
         div.title {
-            h1 { (event.id) }
-            (state_pill(&event.outcome))
+            hgroup { h1 { (event.event) } p #id.mono.muted { (event.id) } }
+            (state_pill(outcome_of(&explanation)))
             div.actions {
                 @if !explanation.deliveries.is_empty() && rights.may(Right::Replay) {
                     (replay_all(request, &explanation.deliveries))
                 }
             }
         }
-        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (verdict.text) } }
+        p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (prose(&verdict.text)) } }
         section.card aria-labelledby="deliveries" {
             h2 #deliveries { "Hooks that matched" }
             @if explanation.deliveries.is_empty() {
@@ -79,7 +79,13 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             }
         }
     };
-    Ok(Page { id: "event", title: event.id, section: Section::Events, main, is_live: true })
+    Ok(Page {
+        id: "event",
+        title: format!("{} {}", event.event, event.id),
+        section: Section::Events,
+        main,
+        is_live: true,
+    })
 }
 
 /// Reads an event with its data, or without it if the user may not read that. Returns whether it may.
@@ -109,6 +115,11 @@ pub async fn host_of(request: &PageRequest, hook: &str) -> Option<String> {
     found.hook.host
 }
 
+fn outcome_of(explanation: &Explanation) -> &'static str {
+    let states = explanation.deliveries.iter().map(|found| shown_state(&found.delivery));
+    outcome(states, explanation.deliveries_left_out == 0)
+}
+
 fn deliveries(request: &PageRequest, explanation: &Explanation, may_replay: bool) -> Markup {
     html! {
         div.table.cards {
@@ -132,19 +143,30 @@ fn delivery_row(request: &PageRequest, found: &ExplainedDelivery, may_replay: bo
     html! {
         tr {
             td data-label="State" { a data-row href=(address) { (state_pill(shown_state(delivery))) } }
-            td.id data-label="Hook" { a href=(request.scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
-            td.wide data-label="Explanation" { (found.explanation) " " a href=(address) { "Attempts" } }
+            td.id data-label="Hook" title=(delivery.hook) { a href=(request.scope.page("hooks").segment(&delivery.hook)) { (delivery.hook) } }
+            td.wide data-label="Explanation" { (prose(&found.explanation)) " " a href=(address) { "Attempts" } }
             td.number data-label="Attempts" { (delivery.attempts.len()) }
             td data-label="Last" { @if let Some(last) = delivery.attempts.last() { (attempt_result(last)) } }
             td data-label="Action" {
                 @if may_replay {
-                    (post_form(&address.clone().segment("replay"), request.csrf(),
-                        &[("return", &request.address)],
-                        if delivery.state == "pending" { "Attempt now" } else { "Replay" }, ""))
+                    (replay_form(request, delivery, ""))
                 }
             }
         }
     }
+}
+
+/// The form that replays a delivery. One that was delivered is sent again only after a page that says what that does.
+pub fn replay_form(request: &PageRequest, delivery: &Delivery, class: &str) -> Markup {
+    let list = request.scope.page("deliveries");
+    if delivery.state == "delivered" {
+        let id = format!("{}/{}", delivery.namespace, delivery.id);
+        let fields = [("action", "replay"), ("id", id.as_str()), ("return", request.address.as_str())];
+        return post_form(&list.segment("selected"), request.csrf(), &fields, "Send again…", "");
+    }
+    let label = if delivery.state == "pending" { "Attempt now" } else { "Replay" };
+    let target = list.segment(&delivery.id).segment("replay");
+    post_form(&target, request.csrf(), &[("return", &request.address)], label, class)
 }
 
 /// The form that replays all deliveries of the event, after a page that says how many they are.
@@ -156,7 +178,12 @@ fn replay_all(request: &PageRequest, deliveries: &[ExplainedDelivery]) -> Markup
             @for found in deliveries {
                 input type="hidden" name="id" value={ (found.delivery.namespace) "/" (found.delivery.id) };
             }
-            button.button.primary type="submit" { "Replay to all…" }
+            input type="hidden" name="return" value=(request.address);
+            @if deliveries.iter().all(|found| found.delivery.state == "delivered") {
+                button.button type="submit" { "Send again to all…" }
+            } @else {
+                button.button.primary type="submit" { "Replay to all…" }
+            }
         }
     }
 }
@@ -180,7 +207,7 @@ fn others(request: &PageRequest, explanation: &Explanation) -> Markup {
 fn other_row(request: &PageRequest, other: &UnmatchedHook) -> Markup {
     html! {
         tr {
-            td.id data-label="Hook" { a data-row href=(request.scope.page("hooks").segment(&other.hook)) { (other.hook) } }
+            td.id data-label="Hook" title=(other.hook) { a data-row href=(request.scope.page("hooks").segment(&other.hook)) { (other.hook) } }
             td data-label="Reason" { code { (other.reason) } }
             td.wide data-label="Explanation" {
                 (other.explanation)

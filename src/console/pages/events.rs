@@ -4,6 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::deliveries::times;
+use super::verdict::outcome;
 use crate::console::form::Form;
 use crate::console::model::{Event, List};
 use crate::console::path::Path;
@@ -106,22 +107,22 @@ pub fn table(events: &[Event], scope: &Scope) -> Markup {
             table {
                 thead {
                     tr {
-                        th { "Accepted" } th { "Id" } th { "Source" } th { "Event" }
+                        th { "Accepted" } th { "Id" } th { "Outcome" } th { "Deliveries" } th { "Source / event" }
                         @if with_namespace { th { "Namespace" } }
-                        th { "Origin" } th { "Outcome" } th { "Deliveries" }
+                        th { "Origin" }
                     }
                 }
                 tbody {
                     @for event in events {
                         tr {
                             td data-label="Accepted" { (time(&event.accepted_time)) }
-                            td.id data-label="Id" { a data-row href=(link(event)) { (shorten(&event.id, 80)) } }
-                            td.id data-label="Source" { (shorten(&event.source, 60)) }
-                            td.id data-label="Event" { (shorten(&event.event, 60)) }
-                            @if with_namespace { td data-label="Namespace" { (event.namespace) } }
-                            td data-label="Origin" { (event.origin) }
-                            td data-label="Outcome" { (state_pill(&event.outcome)) }
+                            td.id data-label="Id" title=(event.id) { a data-row href=(link(event)) { (shorten(&event.id, 80)) } }
+                            td data-label="Outcome" { (state_pill(outcome_of(event))) }
                             td data-label="Deliveries" title=(event.hooks.iter().take(20).cloned().collect::<Vec<_>>().join(", ")) { (counts(event)) }
+                            @let name = format!("{} / {}", event.source, event.event);
+                            td.id data-label="Source / event" title=(name) { (shorten(&name, 120)) }
+                            @if with_namespace { td.id data-label="Namespace" title=(event.namespace) { (event.namespace) } }
+                            td.id data-label="Origin" title=(event.origin) { (event.origin) }
                         }
                     }
                 }
@@ -133,6 +134,11 @@ pub fn table(events: &[Event], scope: &Scope) -> Markup {
 /// Returns the address of an event's page.
 pub fn link(event: &Event) -> Path {
     Scope::of(&event.namespace).event(&event.id)
+}
+
+/// Returns the outcome that the list shows. The API counts no held deliveries here: they are pending.
+fn outcome_of(event: &Event) -> &str {
+    outcome(event.deliveries.keys().map(String::as_str), !event.deliveries_left_out)
 }
 
 fn counts(event: &Event) -> String {

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-use super::deliveries::{self, link};
+use super::deliveries::{self, Columns, link};
 use super::hooks::{receiver, selector};
 use super::object_actions::{Action, actions};
 use crate::api::to_yaml;
@@ -15,7 +15,7 @@ use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
     Page, Section, copy_button, count, definition, duration, empty, hint, icon, link_button, plural,
-    post_form, state_pill, time, verdict_icon,
+    post_form, prose, state_pill, time, verdict_icon,
 };
 
 /// Deliveries that the page shows.
@@ -55,8 +55,8 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         p #verdict class={ "verdict " (class) } { (icon(verdict_icon(class))) span {
             (sentence(&hook, dead.is_some()))
             @if let Some(dead) = &dead {
-                " " a href=(link(scope, &[("hook", name), ("state", "dead"), ("since", DEAD_AGE)])) { (dead) }
-                " became dead letters in the last 24 hours."
+                " " a href=(link(scope, &[("hook", name), ("state", "dead"), ("since", DEAD_AGE)])) { (dead.0) }
+                " became " (dead.1) " in the last 24 hours."
             }
         } }
         @if !rights.may(Right::Test) { (hint("Testing the hook", Right::Test)) }
@@ -91,7 +91,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             @if shown.items.is_empty() {
                 (empty("No deliveries yet", html! { p { "An event with this source reaches the hook; the test shows what it would send." } }))
             } @else {
-                (deliveries::table(&shown.items, scope, false))
+                (deliveries::table(&shown.items, scope, Columns { selection: false, hook: false }))
             }
         }
         (actions(request, "EventHook", name, &hook_actions(summary.state.as_str(), hook.connection.is_some(), &summary.reason)))
@@ -109,15 +109,19 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     Ok(Page { id: "hook", title: summary.name.clone(), section: Section::Hooks, main, is_live: true })
 }
 
-/// Returns the number of deliveries that died recently, as text. None: none did.
-async fn recent_dead_letters(request: &PageRequest, name: &str) -> Result<Option<String>, Problem> {
+/// Returns the number of deliveries that died recently and what they became, as text. None: none did.
+async fn recent_dead_letters(
+    request: &PageRequest,
+    name: &str,
+) -> Result<Option<(String, &'static str)>, Problem> {
     let path = request.scope.api("deliveries").query("hook", name).query("state", "dead");
     let path = path.query("since", DEAD_AGE).query("limit", &MAX_DEAD.to_string());
     let found: List<IgnoredAny> = request.api.get(&path).await?;
     Ok(match (found.items.len(), found.next) {
         (0, _) => None,
-        (number, None) => Some(plural(number as u64, "delivery", "deliveries")),
-        (number, Some(_)) => Some(format!("More than {number} deliveries")),
+        (1, None) => Some(("1 delivery".to_owned(), "a dead letter")),
+        (number, None) => Some((plural(number as u64, "delivery", "deliveries"), "dead letters")),
+        (number, Some(_)) => Some((format!("More than {number} deliveries"), "dead letters")),
     })
 }
 
@@ -152,7 +156,7 @@ fn sentence(hook: &HookDetail, has_dead_letters: bool) -> Markup {
             "deleting" => "It is being deleted",
             other => (other),
         }
-        @if !matches!(summary.state.as_str(), "delivering" | "idle" | "paused") && !message.is_empty() { ": " (message) }
+        @if !matches!(summary.state.as_str(), "delivering" | "idle" | "paused") && !message.is_empty() { ": " (prose(message)) }
         @if let Some(since) = &summary.since { ", since " (time(since)) }
         "."
         @if let Some(probe) = hook.breaker.as_ref().and_then(|breaker| breaker.next_probe_time.as_deref()) {
@@ -207,19 +211,13 @@ fn conditions(conditions: &[Condition]) -> Markup {
         @if !conditions.is_empty() {
             details {
                 summary { "Conditions" }
-                div.table.cards {
-                    table {
-                        thead { tr { th { "Type" } th { "Status" } th { "Reason" } th { "Message" } th { "Since" } } }
-                        tbody {
-                            @for condition in conditions {
-                                tr {
-                                    td data-label="Type" { (condition.kind) }
-                                    td data-label="Status" { (condition.status) }
-                                    td data-label="Reason" { code { (condition.reason) } }
-                                    td.wide data-label="Message" { (condition.message) }
-                                    td data-label="Since" { (time(&condition.since)) }
-                                }
-                            }
+                // Not a table: its columns do not fit beside the facts.
+                ul.plain {
+                    @for condition in conditions {
+                        li {
+                            strong { (condition.kind) } " " (condition.status) " " code { (condition.reason) }
+                            span.muted { " since " (time(&condition.since)) }
+                            @if !condition.message.is_empty() { div.hint { (prose(&condition.message)) } }
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use crate::console::model::{Hook, HookList};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
-use crate::console::view::{Page, Section, count, duration, empty, pager, shorten, state_pill, time};
+use crate::console::view::{Page, Section, count, duration, empty, pager, prose, shorten, state_pill, time};
 
 const STATES: [&str; 8] =
     ["failing", "held", "notReady", "deleting", "paused", "suspended", "idle", "delivering"];
@@ -103,12 +103,12 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
             td data-label="State" {
                 div { (state_pill(&hook.state)) @if let Some(since) = &hook.since { div.hint title="Since" { (time(since)) } } }
             }
-            td.id data-label="Hook" { a data-row href=(hook_address(&hook.namespace, &hook.name)) { (hook.name) } }
-            @if with_namespace { td data-label="Namespace" { (hook.namespace) } }
-            td.id data-label="Source / event" { (selector(hook)) }
-            td.id data-label="Receiver" { (receiver(hook)) }
+            td.id data-label="Hook" title=(hook.name) { a data-row href=(hook_address(&hook.namespace, &hook.name)) { (hook.name) } }
+            @if with_namespace { td.id data-label="Namespace" title=(hook.namespace) { (hook.namespace) } }
+            td.id data-label="Source / event" title=(selector(hook)) { (selector(hook)) }
+            td.id data-label="Receiver" title=(receiver(hook)) { (receiver(hook)) }
             td.wide data-label="Why" {
-                @if !matches!(hook.state.as_str(), "delivering" | "idle") { code { (hook.reason) } " " (shorten(&hook.message, 140)) }
+                @if !matches!(hook.state.as_str(), "delivering" | "idle") { code { (hook.reason) } " " (prose(&shorten(&hook.message, 140))) }
             }
             td.number data-label="Pending" {
                 @match hook.pending {
@@ -119,7 +119,7 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
                 @if let Some(oldest) = &hook.oldest_time { div.hint { "oldest " (time(oldest)) } }
             }
             td data-label="Last success" { @if let Some(success) = &hook.last_success_time { (time(success)) } }
-            td.number data-label="p95" { @if let Some(p95) = hook.p95_ms { (duration(p95.round() as u64)) } }
+            td.number data-label="p95" { @if let Some(p95) = hook.p95_ms { span.nowrap { (duration(p95.round() as u64)) } } }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The overview: what is wrong, worst first, and the rates of the last hour.
 
+use std::collections::BTreeSet;
+
 use axum::response::Response;
 use maud::{Markup, html};
 
 use super::deliveries::link;
 use super::hooks::{hook_address, table};
 use super::verdict::Verdict;
-use crate::console::model::{HookList, Minute, Object, Rates, Status};
+use crate::console::model::{Delivery, HookList, List, Minute, Object, Rates, Status};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
@@ -17,6 +19,10 @@ use crate::console::view::{
 
 /// The most hooks that are listed as wrong.
 const MAX_WRONG: &str = "10";
+/// The last dead letters whose hooks are named.
+const LAST_DEAD: &str = "20";
+/// The most hooks that a sentence names.
+const MAX_NAMED: usize = 3;
 /// The states of hooks that need attention.
 const WRONG: &str = "failing,held,notReady";
 
@@ -30,14 +36,15 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let wrong = scope.api("hooks").query("sort", "state").query("state", WRONG).query("limit", MAX_WRONG);
     let hooks: HookList = request.api.get(&wrong).await?;
     let rates: Rates = request.api.get(&scope.api("rates")).await?;
-    let verdict = verdict(&status, &hooks);
+    let losing = hooks_with_dead_letters(request, &status).await;
+    let verdict = verdict(scope, &status, &hooks);
     let total: u64 = hooks.counts.values().sum();
     let main = html! {
         div.title { h1 { "Overview" } @if let Some(namespace) = scope.namespace() { span.muted { (namespace) } } }
         p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span {
                 (verdict.text)
                 @if status.dead_letters.last_day > 0 {
-                    " " a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
+                    (dead_letters(&status, &losing)) a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
                 }
             } }
         @if total == 0 { (first_steps()) }
@@ -71,23 +78,71 @@ fn number_in(hooks: &HookList, states: &[&str]) -> u64 {
     states.iter().filter_map(|state| hooks.counts.get(*state)).sum()
 }
 
-fn verdict(status: &Status, hooks: &HookList) -> Verdict {
+/// Returns the hooks of the last dead letters; none if they cannot be read.
+async fn hooks_with_dead_letters(request: &PageRequest, status: &Status) -> BTreeSet<String> {
+    if status.dead_letters.last_day == 0 {
+        return BTreeSet::new();
+    }
+    let path = request.scope.api("deliveries").query("state", "dead").query("since", "24h");
+    let found: Result<List<Delivery>, Problem> = request.api.get(&path.query("limit", LAST_DEAD)).await;
+    let items = found.map(|found| found.items).unwrap_or_default();
+    items.into_iter().map(|delivery| delivery.hook).collect()
+}
+
+/// Says how many deliveries became dead letters, and of which hooks.
+fn dead_letters(status: &Status, hooks: &BTreeSet<String>) -> String {
+    let dead = status.dead_letters.last_day;
+    let (number, became) = match (dead, status.dead_letters.exact) {
+        (1, true) => ("1 delivery".to_owned(), "a dead letter"),
+        (dead, true) => (plural(dead, "delivery", "deliveries"), "dead letters"),
+        (dead, false) => (format!("More than {} deliveries", count(dead)), "dead letters"),
+    };
+    let to = match names(hooks.iter().map(String::as_str), hooks.len() as u64) {
+        Some(names) => format!(" to {names}"),
+        None => String::new(),
+    };
+    format!(" {number}{to} became {became} in the last 24 hours: ")
+}
+
+/// Returns the first names of a number of hooks. None: no name is known.
+fn names<'a>(hooks: impl Iterator<Item = &'a str>, total: u64) -> Option<String> {
+    let named: Vec<&str> = hooks.take(MAX_NAMED).collect();
+    let more = total.saturating_sub(named.len() as u64);
+    match (named.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(named.join(", ")),
+        (false, more) => Some(format!("{} and {more} more", named.join(", "))),
+    }
+}
+
+/// Names the hooks of these states: `: billing, orders`.
+fn named(hooks: &HookList, states: &[&str]) -> String {
+    let items = hooks.items.iter().filter(|hook| states.contains(&hook.state.as_str()));
+    names(items.map(|hook| hook.name.as_str()), number_in(hooks, states))
+        .map(|names| format!(": {names}"))
+        .unwrap_or_default()
+}
+
+fn verdict(scope: &Scope, status: &Status, hooks: &HookList) -> Verdict {
     let (failing, held) = (number_in(hooks, &["failing"]), number_in(hooks, &["held", "notReady"]));
     if let Some(closed) = &status.disk.closed {
         return Verdict { class: "bad", text: format!("The worker accepts no events: {closed}.") };
     }
     let dead = status.dead_letters.last_day;
+    let failing_names = named(hooks, &["failing"]);
+    let held_names = named(hooks, &["held", "notReady"]);
     match (failing, held) {
         (0, 0) if dead > 0 => {
-            let number = match status.dead_letters.exact {
-                true => plural(dead, "delivery", "deliveries"),
-                false => format!("more than {} deliveries", count(dead)),
-            };
-            Verdict {
-                class: "warn",
-                text: format!("Receivers answer, but {number} became dead letters in the last 24 hours."),
-            }
+            Verdict { class: "warn", text: "No hook fails or is held, but deliveries were lost.".to_owned() }
         }
+        // A name that was mistyped looks like this too: it is no good news.
+        (0, 0) if hooks.counts.values().sum::<u64>() == 0 && status.healthy => Verdict {
+            class: "off",
+            text: match scope.namespace() {
+                Some(namespace) => format!("No hooks in {namespace}."),
+                None => "No hooks in any namespace.".to_owned(),
+            },
+        },
         (0, 0) if status.healthy => {
             Verdict { class: "good", text: "Everything that is not paused delivers.".to_owned() }
         }
@@ -97,16 +152,16 @@ fn verdict(status: &Status, hooks: &HookList) -> Verdict {
         },
         (0, held) => Verdict {
             class: "held",
-            text: format!("{} or not synced.", plural(held, "hook is held", "hooks are held")),
+            text: format!("{} or not synced{held_names}.", plural(held, "hook is held", "hooks are held")),
         },
         (failing, 0) => Verdict {
             class: "bad",
-            text: format!("{} to deliver.", plural(failing, "hook fails", "hooks fail")),
+            text: format!("{} to deliver{failing_names}.", plural(failing, "hook fails", "hooks fail")),
         },
         (failing, held) => Verdict {
             class: "bad",
             text: format!(
-                "{} to deliver, {} or not synced.",
+                "{} to deliver{failing_names}; {} or not synced{held_names}.",
                 plural(failing, "hook fails", "hooks fail"),
                 plural(held, "is held", "are held")
             ),
@@ -189,7 +244,7 @@ fn objects(title: &str, objects: &[Object], left_out: usize) -> Markup {
                         @for object in objects.iter().take(20) {
                             tr {
                                 td data-label="Ready" { (ready_pill(object)) }
-                                td.id data-label="Object" { (object_link(object)) }
+                                td.name data-label="Object" { (object_link(object)) }
                                 td data-label="Reason" { code { (object.reason) } }
                                 td.wide data-label="Message" { (object.message) }
                                 td data-label="Since" { @if let Some(since) = &object.since { (time(since)) } }
@@ -250,4 +305,55 @@ spec:
             p { (copy_button("first-hook", "the manifest")) }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(dead: u64) -> Status {
+        let none = json!({"items": [], "leftOut": 0});
+        serde_json::from_value(json!({"healthy": true, "version": {"version": "1"}, "connections": none, "notReady": none,
+            "backlog": {"pending": 0, "oldestTime": null, "exact": true}, "deadLetters": {"last24h": dead, "exact": true},
+            "disk": {"usedRatio": null, "closed": null}, "memory": {"usedBytes": 0, "budgetBytes": 0}}))
+        .unwrap()
+    }
+
+    fn hooks(counts: Value, wrong: &[(&str, &str)]) -> HookList {
+        let items: Vec<Value> = wrong
+            .iter()
+            .map(|(name, state)| json!({"namespace": "n", "name": name, "state": state, "reason": "", "message": ""}))
+            .collect();
+        serde_json::from_value(json!({"items": items, "counts": counts})).unwrap()
+    }
+
+    #[test]
+    fn verdict_names_the_hooks_and_is_neutral_without_any() {
+        let shop = Scope::of("shop");
+        let of = |hooks: HookList| verdict(&shop, &status(0), &hooks);
+        assert_eq!(of(hooks(json!({}), &[])), Verdict { class: "off", text: "No hooks in shop.".to_owned() });
+        assert_eq!(of(hooks(json!({"delivering": 1}), &[])).class, "good");
+        let found = of(hooks(json!({"failing": 1}), &[("billing", "failing")]));
+        assert_eq!((found.class, found.text.as_str()), ("bad", "1 hook fails to deliver: billing."));
+        let wrong = [("a", "failing"), ("b", "failing"), ("c", "failing"), ("d", "failing"), ("e", "held")];
+        assert_eq!(
+            of(hooks(json!({"failing": 12, "held": 1}), &wrong)).text,
+            "12 hooks fail to deliver: a, b, c and 9 more; 1 is held or not synced: e."
+        );
+    }
+
+    #[test]
+    fn dead_letters_name_their_hooks() {
+        let one = BTreeSet::from(["warehouse".to_owned()]);
+        assert_eq!(
+            dead_letters(&status(1), &one),
+            " 1 delivery to warehouse became a dead letter in the last 24 hours: "
+        );
+        assert_eq!(
+            dead_letters(&status(2), &BTreeSet::new()),
+            " 2 deliveries became dead letters in the last 24 hours: "
+        );
+    }
 }

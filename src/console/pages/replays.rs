@@ -26,9 +26,10 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let main = html! {
         div.title { h1 { "Replays" } }
         @if found.items.is_empty() {
-            (empty("No replays", html! {
+            (empty("No replays of many deliveries", html! {
+                p { "Only replays of many deliveries are listed here; the replay of a single one is on its own page." }
                 p { "To send many deliveries again, filter the " a href=(request.scope.page("deliveries").query("state", "dead")) { "deliveries" }
-                    " and choose “Replay all that match”." }
+                    " and choose “Replay all dead that match…”." }
             }))
         } @else {
             (table(request, &found.items))

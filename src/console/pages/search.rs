@@ -10,6 +10,7 @@ use crate::console::model::{Delivery, Event, List};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope, local_path};
+use crate::console::rights::Right;
 use crate::console::view::{Page, Section, empty};
 use crate::core::names::{NAMESPACE_RULE, is_namespace, is_object_name};
 
@@ -42,7 +43,16 @@ fn section_of(address: &str) -> &'static str {
 /// What a search found.
 enum Found {
     Page(Path),
-    Events(List<Event>),
+    Events(Hits),
+}
+
+/// The events that have a text.
+struct Hits {
+    /// What was looked for: the entered text, or a word of it.
+    text: String,
+    list: List<Event>,
+    /// True if the data was searched too.
+    with_data: bool,
 }
 
 /// Searches for an event, a delivery or a hook. Opens what is the only result.
@@ -59,13 +69,48 @@ async fn find(request: &PageRequest) -> Result<Found, Problem> {
     if text.is_empty() {
         return Ok(Found::Page(scope.page("events")));
     }
+    let mut first = None;
+    for text in candidates(text) {
+        match find_text(request, &text).await? {
+            Found::Events(hits) if hits.list.items.is_empty() => first = first.or(Some(hits)),
+            found => return Ok(found),
+        }
+    }
+    let none =
+        || Hits { text: text.to_owned(), list: List { items: Vec::new(), next: None }, with_data: false };
+    Ok(Found::Events(first.unwrap_or_else(none)))
+}
+
+/// Returns what to look for, in this order: the text, the text without the marks of a number or a sentence (`#4711`), and its
+/// last word, preferably one with a digit: `order 4711`.
+fn candidates(text: &str) -> Vec<String> {
+    let marks = |c: char| c.is_ascii_punctuation();
+    let words = text.split_whitespace().map(|word| word.trim_matches(marks)).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.collect();
+    let has_digit = |word: &&&str| word.bytes().any(|byte| byte.is_ascii_digit());
+    let word = words.iter().rev().find(has_digit).or(words.last()).copied();
+    let mut candidates = vec![text.to_owned()];
+    for candidate in [words.join(" "), word.unwrap_or_default().to_owned()] {
+        if !candidate.is_empty() && !candidates.contains(&candidate) {
+            candidates.push(candidate);
+        }
+    }
+    candidates
+}
+
+async fn find_text(request: &PageRequest, text: &str) -> Result<Found, Problem> {
+    let scope = &request.scope;
     if let Some(path) = find_exact(request, text).await? {
         return Ok(Found::Page(path));
     }
     // With the data if the user may read it, for an order number that is no id.
     let by_text = scope.api("events").query("text", text).query("limit", MAX_FOUND);
+    let mut with_data = true;
     let mut found: List<Event> = match request.api.get(&by_text.clone().query("payload", "true")).await {
-        Err(problem) if problem.is_forbidden() => request.api.get(&by_text).await?,
+        Err(problem) if problem.is_forbidden() => {
+            with_data = false;
+            request.api.get(&by_text).await?
+        }
         other => other?,
     };
     if found.items.is_empty() && found.next.is_none() {
@@ -81,7 +126,7 @@ async fn find(request: &PageRequest) -> Result<Found, Problem> {
     }
     match found.items.as_slice() {
         [only] if found.next.is_none() => Ok(Found::Page(link(only))),
-        _ => Ok(Found::Events(found)),
+        _ => Ok(Found::Events(Hits { text: text.to_owned(), list: found, with_data })),
     }
 }
 
@@ -104,18 +149,26 @@ async fn find_exact(request: &PageRequest, text: &str) -> Result<Option<Path>, P
     Ok(None)
 }
 
-fn results(request: &PageRequest, found: &List<Event>) -> Page {
+fn results(request: &PageRequest, hits: &Hits) -> Page {
+    let Hits { text: used, list: found, with_data } = hits;
     let text = request.query.get("q");
-    let all = request.scope.page("events").query("text", text);
+    let all = request.scope.page("events").query("text", used);
+    let all = if *with_data { all.query("data", "1") } else { all };
     let main = html! {
         div.title { h1 { "Search: " (text) } }
         @if found.items.is_empty() {
             (empty("Nothing found", html! {
-                p { "No event has this text in its id, and no hook, source or event has this name." }
+                @if *with_data {
+                    p { "No event has this text in its id or its data, and no hook, source or event has this name." }
+                } @else {
+                    p { "No event has this text in its id, and no hook, source or event has this name. You may not search the data of events: "
+                        "that needs the role " code { (Right::Payload.role()) } "." }
+                }
                 @if request.scope.namespace().is_some() { p { "Is it the right namespace? " a href=(Scope::of("").page("search").query("q", text)) { "Search all namespaces" } } }
                 p { a href=(all) { "Search the events step by step" } }
             }))
         } @else {
+            @if used != text { p.hint { "Nothing has the whole text. These events have “" (used) "”." } }
             (table(&found.items, &request.scope))
             @if found.next.is_some() { p { a.button href=(all) { "All events with this text" } } }
         }
@@ -126,6 +179,21 @@ fn results(request: &PageRequest, found: &List<Event>) -> Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn search_falls_back_to_the_number_in_the_text() {
+        for (text, want) in [
+            ("4711", &["4711"][..]),
+            ("#4711", &["#4711", "4711"][..]),
+            ("order 4711", &["order 4711", "4711"][..]),
+            ("4711 order?", &["4711 order?", "4711 order", "4711"][..]),
+            ("new order", &["new order", "order"][..]),
+            ("a/b ?&#%2F", &["a/b ?&#%2F", "a/b 2F", "2F"][..]),
+            ("???", &["???"][..]),
+        ] {
+            assert_eq!(candidates(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn another_namespace_shows_the_same_list() {

@@ -122,6 +122,20 @@ pub fn shown_state(delivery: &Delivery) -> &str {
     if delivery.held.is_some() { "held" } else { &delivery.state }
 }
 
+/// Returns the outcome of an event: the worst of its deliveries' states, so that `delivered` means all of them. `is_complete`:
+/// these are all its deliveries.
+pub fn outcome<'a>(states: impl IntoIterator<Item = &'a str>, is_complete: bool) -> &'static str {
+    const WORST_FIRST: [&str; 6] = ["dead", "held", "pending", "cancelled", "dropped", "delivered"];
+    let rank = |state: &str| WORST_FIRST.iter().position(|known| *known == state);
+    let ranks: Vec<Option<usize>> = states.into_iter().map(rank).collect();
+    match ranks.iter().min().copied().flatten().and_then(|rank| WORST_FIRST.get(rank)) {
+        Some(&"delivered") if !is_complete => "matched",
+        Some(worst) => worst,
+        None if ranks.is_empty() && is_complete => "no hook",
+        None => "matched",
+    }
+}
+
 fn plural_hooks(total: usize) -> String {
     plural(u64::try_from(total).unwrap_or(u64::MAX), "hook", "hooks")
 }
@@ -206,6 +220,22 @@ mod tests {
             ),
         ] {
             assert_eq!(verdict(deliveries, others), Verdict { class, text: text.to_owned() });
+        }
+    }
+
+    #[test]
+    fn outcome_is_delivered_only_if_all_deliveries_are() {
+        for (states, is_complete, want) in [
+            (&[][..], true, "no hook"),
+            (&["delivered", "delivered"][..], true, "delivered"),
+            (&["delivered"][..], false, "matched"),
+            (&["delivered", "dropped"][..], true, "dropped"),
+            (&["delivered", "pending"][..], true, "pending"),
+            (&["pending", "held"][..], true, "held"),
+            (&["held", "dead", "delivered"][..], true, "dead"),
+            (&["delivered", "of a newer version"][..], true, "matched"),
+        ] {
+            assert_eq!(outcome(states.iter().copied(), is_complete), want, "{states:?}");
         }
     }
 

@@ -172,11 +172,11 @@ fn header(shell: &Shell<'_>) -> Markup {
                 span { "Hookstream" }
             }
             form.namespace method="get" action="/console/go" {
-                label.visually-hidden for="namespace" { "Namespace" }
+                label for="namespace" { "Namespace" }
                 input type="hidden" name="from" value=(shell.address);
                 input #namespace name="namespace" value=(namespace) placeholder="All namespaces" autocomplete="off"
                     spellcheck="false" maxlength="63" size="18" list="namespaces";
-                button.button.quiet type="submit" { "Go" }
+                button.button.quiet type="submit" { "Show" }
                 @if !namespace.is_empty() { a.button.quiet href="/console/" { "All" } }
             }
             form #search.search role="search" method="get" action=(shell.scope.page("search")) {

@@ -12,13 +12,13 @@ use crate::core::time::Millis;
 pub fn state_pill(state: &str) -> Markup {
     let state = if state == "notReady" { "not ready" } else { state };
     let (class, shown) = match state {
-        "delivered" | "delivering" | "healthy" | "ready" | "enabled" | "done" | "matched" | "accepts" => {
+        "delivered" | "delivering" | "healthy" | "ready" | "enabled" | "done" | "accepts" => {
             ("good", Icon::Check)
         }
         "dead" | "failing" | "failed" | "disabled" | "not ready" | "invalid" => ("bad", Icon::Cross),
         "pending" | "running" | "unknown" => ("busy", Icon::Clock),
         "held" | "paused" | "suspended" => ("held", Icon::Pause),
-        "dropped" | "unmatched" | "idle" | "rejects" => ("off", Icon::Dash),
+        "dropped" | "no hook" | "matched" | "idle" | "rejects" => ("off", Icon::Dash),
         "cancelled" => ("off", Icon::Ban),
         _ => ("warn", Icon::Alert),
     };
@@ -36,6 +36,21 @@ pub fn time(rfc3339: &str) -> Markup {
         None => rfc3339.to_owned(),
     };
     html! { time datetime=(rfc3339) title=(rfc3339) { (shown) } }
+}
+
+/// Shows a sentence. Points in time within it become those of the viewer's zone.
+pub fn prose(text: &str) -> Markup {
+    const PUNCTUATION: [char; 7] = [' ', ',', ';', '.', ':', '(', ')'];
+    html! {
+        @for word in text.split_inclusive(' ') {
+            @let core = word.trim_matches(PUNCTUATION);
+            // Millis reads other forms too: a number or a date alone is no point in time of a sentence.
+            @if core.contains('T') && core.ends_with('Z') && Millis::parse(core).is_some() {
+                @let (before, after) = word.split_once(core).unwrap_or((word, ""));
+                (before) (time(core)) (after)
+            } @else { (word) }
+        }
+    }
 }
 
 /// Shows what to do first where there is nothing to show.
@@ -157,6 +172,20 @@ mod tests {
             text,
             "<time datetime=\"2026-11-30T17:50:14.123Z\" title=\"2026-11-30T17:50:14.123Z\">2026-11-30 17:50:14 UTC</time>"
         );
+    }
+
+    #[test]
+    fn prose_shows_its_times_as_times() {
+        let text =
+            prose("attempt 7 is scheduled for 2026-11-30T19:56:09.263Z, not <b> (2026-11-30T19:56:10Z).");
+        let text = text.into_string();
+        assert_eq!(text.matches("<time").count(), 2, "{text}");
+        assert!(
+            text.starts_with("attempt 7 is scheduled for <time") && text.ends_with("</time>)."),
+            "{text}"
+        );
+        assert!(text.contains("UTC</time>, not &lt;b&gt; (<time"), "{text}");
+        assert_eq!(prose("TZ 7 Z").into_string(), "TZ 7 Z");
     }
 
     #[test]

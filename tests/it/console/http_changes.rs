@@ -111,6 +111,46 @@ async fn selected_and_matching_deliveries_are_counted_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn delivered_delivery_is_sent_again_only_after_a_question() {
+    let (receiver, standalone) = start(0).await;
+    standalone.publish_accepted(&event("order-4711")).await;
+    wait_for_state(&standalone, "delivered", 1).await;
+    let id = list_deliveries(&standalone, "").await[0]["id"].as_str().unwrap().to_owned();
+    let own = format!("{NAMESPACE}/deliveries/{id}");
+    let shown = page(&standalone, &own).await;
+    assert!(shown.contains("Send again…") && !shown.contains(&format!("{own}/replay")), "{shown}");
+    let (token, id) = (csrf(&shown), format!("default/{id}"));
+    let fields = [("csrf", token.as_str()), ("action", "replay"), ("id", &id), ("return", &own)];
+    let (status, _, question) = post(&standalone, &format!("{NAMESPACE}/deliveries/selected"), &fields).await;
+    assert_eq!(status, 200, "{question}");
+    assert!(question.contains("gets it twice, with the same webhook-id"), "{question}");
+    assert!(
+        question.contains(">order-4711</a>") && question.contains("/hooks/h\""),
+        "what is sent: {question}"
+    );
+    assert!(question.contains(&format!("href=\"{own}\">Back")), "{question}");
+    assert_eq!(receiver.requests().len(), 1, "nothing was sent yet");
+    let confirm = format!("{NAMESPACE}/deliveries/selected/confirm");
+    let (status, location, _) = post(&standalone, &confirm, &fields).await;
+    assert_eq!((status, location), (303, format!("{own}?done=replayed")));
+    receiver.wait_for(2, DEADLINE).await;
+
+    // The search finds the number in a sentence.
+    for text in ["%234711", "order+4711", "why+did+order+4711+not+arrive%3F"] {
+        let search = url(&standalone, &format!("{NAMESPACE}/search?q={text}"));
+        let response = browser().get(search).send().await.unwrap();
+        assert_eq!(response.status(), 303, "{text}");
+        let location = &response.headers()["location"];
+        assert_eq!(location, "/console/namespaces/default/event?id=order-4711", "{text}");
+    }
+    let nothing = page(&standalone, &format!("{NAMESPACE}/search?q=lost")).await;
+    assert!(
+        nothing.contains("in its id or its data") && nothing.contains("text=lost&amp;data=1"),
+        "{nothing}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn test_event_and_test_run_show_their_result() {
     let (receiver, standalone) = start(0).await;
     let token = csrf(&page(&standalone, &format!("{NAMESPACE}/send")).await);
