@@ -2,10 +2,14 @@
 
 use super::problem::Problem;
 use super::session::Caller;
+use crate::core::conditions::cut;
+
+/// The most bytes of an object's description. Users choose the names in it.
+const MAX_OBJECT: usize = 512;
 
 /// Records an action and its result. Never called with payloads: `object` names objects, deliveries and filters.
 pub fn record(caller: &Caller, action: &str, object: &str, result: &str) {
-    let user = caller.name();
+    let (user, object) = (caller.name(), cut(object, MAX_OBJECT));
     tracing::info!(target: "hookstream::console::audit", user, action, object, result, "console action");
 }
 

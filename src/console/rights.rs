@@ -100,19 +100,30 @@ impl RightsCache {
 impl Rights {
     /// Reads the rights in a page's scope. If they cannot be read, pages offer everything, and the API decides.
     pub async fn read(request: &PageRequest) -> Arc<Self> {
+        Self::try_read(request).await.unwrap_or_default()
+    }
+
+    /// Fails if the API does not accept the user's token. Succeeds if it cannot be asked, because its answers decide anyway.
+    pub async fn check(request: &PageRequest) -> Result<(), Problem> {
+        match Self::try_read(request).await {
+            Err(problem) if problem.is_unauthenticated() => Err(problem),
+            _ => Ok(()),
+        }
+    }
+
+    async fn try_read(request: &PageRequest) -> Result<Arc<Self>, Problem> {
         let token = request.caller.token();
         let token = token.as_ref().map_or("", |token| token.expose_secret());
         let key: CacheKey = (Sha256::digest(token).into(), request.scope.clone());
         let now = Instant::now();
         if let Some(rights) = request.console.rights.get(&key, now) {
-            return rights;
+            return Ok(rights);
         }
-        let found: Result<RightList, Problem> = request.api.get(&request.scope.api("rights")).await;
-        let Ok(found) = found else { return Arc::default() };
+        let found: RightList = request.api.get(&request.scope.api("rights")).await?;
         let denied = found.rights.into_iter().filter(|item| !item.allowed).map(|item| item.right).collect();
         let rights = Arc::new(Rights { denied });
         request.console.rights.insert(key, rights.clone(), now);
-        rights
+        Ok(rights)
     }
 
     pub fn may(&self, right: Right) -> bool {

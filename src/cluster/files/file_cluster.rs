@@ -290,10 +290,11 @@ impl FileCluster {
 
     /// Stores which objects were removed from the manifests. Only the leader does: others may have older files.
     async fn record_removals(&self) {
-        let removed = std::mem::take(&mut self.inner.lock().removed);
+        // Before it leads, a process finds them by the state of the former leader, and keeps them until it leads.
         if !self.leadership.is_leader() {
             return;
         }
+        let removed = std::mem::take(&mut self.inner.lock().removed);
         for id in removed {
             let written = self.write(&id, |Inner { manifests, state, .. }| {
                 // It may have come back since an earlier try.

@@ -10,7 +10,7 @@ use axum::extract::State;
 use http::{HeaderMap, Uri};
 use kube::ResourceExt;
 
-use super::catalogue::filter_result;
+use super::catalogue::{HIDDEN_VALUE, filter_result};
 use super::hold::HoldFinder;
 use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, UnmatchedHook};
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
@@ -36,22 +36,30 @@ pub async fn explain(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<ExplainResponse>, HttpProblem> {
-    api.authorize(&headers, Permission::new(&namespace, "get", RESOURCE)).await?;
+    let access = Permission::new(&namespace, "get", RESOURCE);
+    api.authorize(&headers, access).await?;
     query::reject_parameters(uri.query())?;
+    let shows_values = api.is_authorized(&headers, access.with_subresource("payload")).await?;
     let found = api.store.explain(&namespace, &event).await.map_err(|error| store_problem(&error))?;
     let found = found.ok_or_else(event_not_found)?;
     // On a blocking thread: each filter may take some milliseconds.
-    let response = move || build_response(&api, &namespace, found, Millis::now());
+    let response = move || build_response(&api, &namespace, found, shows_values, Millis::now());
     let response = tokio::task::spawn_blocking(response).await;
     response.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the event could not be explained"))
 }
 
+/// `shows_values`: the client may read the event's data, so that errors of filters may have values of it.
 fn build_response(
     api: &ApiState,
     namespace: &str,
     found: store::EventExplanation,
+    shows_values: bool,
     now: Millis,
 ) -> ExplainResponse {
+    let hide_values = |decision| match decision {
+        Decision::Undecided(_) if !shows_values => Decision::Undecided(HIDDEN_VALUE.into()),
+        decision => decision,
+    };
     let mut response = ExplainResponse::of(&found.event, found.accepted);
     let started = Instant::now();
     let mut holds = HoldFinder::new(api, now);
@@ -66,7 +74,7 @@ fn build_response(
         // Evaluated again, to name the expression and the value: the store keeps only the reason.
         let undecided = match &hook {
             Some(hook) if why::is_undecided(&record) && started.elapsed() < EVALUATE_TIMEOUT => {
-                match decide_again(hook, &found.event) {
+                match hide_values(decide_again(hook, &found.event)) {
                     Decision::Undecided(why) => Some(why),
                     Decision::Deliver(_) | Decision::Skip => None,
                 }
@@ -93,14 +101,17 @@ fn build_response(
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
             let in_time = started.elapsed() < EVALUATE_TIMEOUT;
-            hook.as_ref().filter(|_| in_time).map(|hook| decide(hook, &found.event))
+            hook.as_ref().filter(|_| in_time).map(|hook| hide_values(decide(hook, &found.event)))
         };
         let (reason, explanation) = why::explain_unmatched(&found.event, found.accepted, &object, evaluate);
         let filter = hook.as_ref().and_then(|hook| hook.hook.as_ref().ok()?.filter.as_ref());
         // Only where the filter decided, and with its parts, which show a user which one did.
         let is_evaluated = matches!(reason, UnmatchedReason::Filtered | UnmatchedReason::MatchesNow)
             && started.elapsed() < EVALUATE_TIMEOUT;
-        let filter = filter.filter(|_| is_evaluated).map(|filter| filter_result(filter, &input));
+        let filter = filter.filter(|_| is_evaluated).map(|filter| {
+            let result = filter_result(filter, &input);
+            if shows_values { result } else { result.without_values() }
+        });
         response.others.push(UnmatchedHook {
             hook: object.name_any(),
             reason: reason.into(),

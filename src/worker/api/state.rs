@@ -57,6 +57,19 @@ impl ApiState {
 }
 
 impl ApiState {
+    /// Returns whether the client has a further permission, after it was authorized.
+    pub async fn is_authorized(
+        &self,
+        headers: &HeaderMap,
+        access: Permission<'_>,
+    ) -> Result<bool, HttpProblem> {
+        match self.cluster.authorize(token(headers), access).await {
+            Ok(()) => Ok(true),
+            Err(AuthorizationError::Forbidden) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Authorizes the client for one namespace or, with `ALL_NAMESPACES`, for all. The uids of all namespaces are not checked:
     /// that takes a request each, the worker does it every minute, and this client may read every namespace.
     pub async fn authorize_list(

@@ -15,11 +15,11 @@ use serde::Serialize;
 use strum::IntoEnumIterator;
 
 use super::measure::StoreMeasurement;
-use super::query;
 use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness};
 use super::routes::VersionSchema;
 use super::scope::ListScope;
 use super::state::{ApiState, RESOURCE, store_problem};
+use super::{listing, query};
 use crate::cluster::{DeserializeGuard, ObjectKey, Permission};
 use crate::core::conditions::DELIVERING;
 use crate::core::shown_readiness::find_condition;
@@ -121,11 +121,11 @@ pub async fn show(
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
     let namespace = (scope != ALL_NAMESPACES).then_some(scope);
-    status(&api, namespace).await.map(Json)
+    let measured = api.status.measure().await.map_err(|error| store_problem(&error))?;
+    listing::build(move || build_status(&api, &measured, namespace)).await.map(Json)
 }
 
-async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusResponse, HttpProblem> {
-    let measured = api.status.measure().await.map_err(|error| store_problem(&error))?;
+fn build_status(api: &ApiState, measured: &StoreMeasurement, namespace: Option<String>) -> StatusResponse {
     let is_shown = |key: &ObjectKey| namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
     let mut connections: Vec<ObjectResponse> = Vec::new();
     collect(&api.view.connections, "Connection", &is_shown, |_| true, &mut connections);
@@ -134,7 +134,7 @@ async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusRespo
     collect(&api.view.hooks, "EventHook", &is_shown, lacks_ready, &mut not_ready);
     collect(&api.view.streams, "EventStream", &is_shown, lacks_ready, &mut not_ready);
     collect(&api.view.auth0_hooks, "Hook", &is_shown, lacks_ready, &mut not_ready);
-    let not_delivering = collect_not_delivering(api, &measured, &is_shown);
+    let not_delivering = collect_not_delivering(api, measured, &is_shown);
 
     let is_ours = |name: &str| namespace.as_ref().is_none_or(|namespace| namespace == name);
     let backlogs = measured.backlogs.values().filter(|(hook, _)| is_ours(&hook.namespace));
@@ -152,7 +152,7 @@ async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusRespo
         && !needs_attention(&connections)
         && !needs_attention(&not_ready)
         && not_delivering.iter().all(|hook| hook.expected);
-    Ok(StatusResponse {
+    StatusResponse {
         time: Millis::now().rfc3339(),
         version: Version::current(),
         healthy,
@@ -171,7 +171,7 @@ async fn status(api: &ApiState, namespace: Option<String>) -> Result<StatusRespo
             budget_bytes: api.memory.total_bytes(),
         },
         namespace,
-    })
+    }
 }
 
 /// Sorts the entries, those that need attention first, and leaves out what is too much.

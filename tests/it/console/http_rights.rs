@@ -49,7 +49,12 @@ async fn user_sees_and_does_what_the_rights_allow() {
     let (status, text) = get(&viewer, "/console/events").await;
     assert_eq!(status, 403);
     assert!(text.contains("Choose a namespace"), "{text}");
-    assert_eq!(get("garbage", &own).await.0, 401);
+    // Also on pages that read nothing from the API.
+    for page in ["", "/send", "/hooks/h/test"] {
+        assert_eq!(get("garbage", &format!("{own}{page}")).await.0, 401, "{page}");
+    }
+    assert_eq!(get("garbage", "/console/catalogue").await.0, 401);
+    assert_eq!(get("garbage", "/console/live?path=/console/catalogue").await.0, 401);
     for (token, status) in [("garbage", 401), (reader.as_str(), 403)] {
         assert_eq!(
             get(token, &format!("/console/live?path={own}/events")).await.0,

@@ -19,6 +19,10 @@ use crate::worker::api::state::{
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
+/// The error that clients get instead of one with values of the event.
+pub const HIDDEN_VALUE: &str =
+    "the filter cannot be evaluated on this event; why needs the permission get deliveries/payload";
+
 /// A filter to try.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +128,15 @@ pub fn filter_result(filter: &Filter, input: &FilterInput<'_>) -> FilterResultRe
         line: None,
         column: None,
         parts: filter.evaluate_parts(input).into_iter().map(FilterPartResponse::from).collect(),
+    }
+}
+
+impl FilterResultResponse {
+    /// Removes the errors, which have values of the event.
+    pub fn without_values(mut self) -> Self {
+        let errors = self.parts.iter_mut().map(|part| &mut part.error).chain([&mut self.error]);
+        errors.flatten().for_each(|error| HIDDEN_VALUE.clone_into(error));
+        self
     }
 }
 

@@ -6,7 +6,7 @@ mod sources;
 
 use axum::routing::{get, post};
 
-pub use filter::{FilterResultResponse, filter_result};
+pub use filter::{FilterResultResponse, HIDDEN_VALUE, filter_result};
 
 use super::route::{ApiRoute, schema};
 

@@ -1,22 +1,39 @@
-//! The spec of a hook as JSON, without secrets. A spec only references Secrets, but a header of it may hold one in clear.
+//! The spec of a hook as JSON, without secrets. A spec only references Secrets, but its URL, headers and payload may hold one
+//! in clear.
 
 use serde_json::Value;
 
 use crate::api::EventHook;
 use crate::core::redact::{MASK, is_secret_header};
+use crate::core::urls::without_secrets;
 
-/// Returns the spec with the values of headers masked that probably hold a secret.
+/// Returns the spec with the parts masked that probably hold a secret: the query of the URL, and headers and members of the
+/// payload with such a name.
 pub fn masked_spec(hook: &EventHook) -> Value {
     let mut spec = serde_json::to_value(&hook.spec).unwrap_or_default();
-    for path in ["/handler/webhook/headers", "/handler/webhookCustom/headers"] {
-        let headers = spec.pointer_mut(path).and_then(Value::as_object_mut);
-        for (name, value) in headers.into_iter().flatten() {
-            if is_secret_header(name) {
-                *value = MASK.into();
-            }
+    for kind in ["webhook", "webhookCustom"] {
+        let Some(handler) = spec.pointer_mut(&format!("/handler/{kind}")) else { continue };
+        for member in ["headers", "payload"] {
+            handler.get_mut(member).into_iter().for_each(mask_members);
+        }
+        if let Some(url) = handler.get_mut("url")
+            && let Some(shown) = url.as_str().and_then(without_secrets)
+        {
+            *url = shown.into();
         }
     }
     spec
+}
+
+/// Masks the members whose name says that they hold a secret, at any depth.
+fn mask_members(value: &mut Value) {
+    match value {
+        Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
+            if is_secret_header(name) { *value = MASK.into() } else { mask_members(value) }
+        }),
+        Value::Array(items) => items.iter_mut().for_each(mask_members),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -25,6 +42,18 @@ mod tests {
 
     use super::*;
     use crate::worker::index::testing::hook;
+
+    #[test]
+    fn masks_urls_and_payloads_that_may_hold_a_secret() {
+        let payload = json!({"text": "{{ event.id }}", "auth": [{"api-key": "s3cr3t", "user": "u"}]});
+        let handler = json!({"webhookCustom": {"url": "https://e.test/a?token=s3cr3t", "payload": payload}});
+        let guard = hook("h", "u", json!({ "handler": handler }));
+        let spec = masked_spec(guard.0.as_ref().unwrap());
+        assert!(!spec.to_string().contains("s3cr3t"), "{spec}");
+        let shown = &spec["handler"]["webhookCustom"];
+        assert_eq!(shown["url"], "https://e.test/a?...");
+        assert_eq!(shown["payload"]["auth"][0]["user"], "u");
+    }
 
     #[test]
     fn masks_headers_that_may_hold_a_secret() {

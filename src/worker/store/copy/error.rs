@@ -22,7 +22,7 @@ pub enum CopyError {
     Differs(String),
     /// Everything was copied, and the source may be sealed.
     #[error(
-        "everything was copied, and the last step failed ({0}): workers refuse both stores until you repeat the same command"
+        "everything was copied, and the last step failed ({0}): repeat the same command; if the target is not empty then, the copy has finished"
     )]
     Unfinished(StoreError),
     #[error("the process is stopping")]

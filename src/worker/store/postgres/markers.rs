@@ -15,9 +15,9 @@ use super::session::Session;
 /// The arguments of `hookstream store unseal`.
 const UNSEAL: &str = "--store-url URL";
 
-/// Tables that every worker changes, and those with deliveries.
-const FENCED: [&str; 8] =
-    ["workers", "writers", "events", "pending", "finished", "hooks", "gates", "replays"];
+/// Tables that every worker changes, those with deliveries, and those of a standalone's controller.
+const FENCED: [&str; 10] =
+    ["workers", "writers", "events", "pending", "finished", "hooks", "gates", "replays", "objects", "leases"];
 
 /// Fails if a worker must not use the store. The tables must exist.
 pub(super) async fn refuse_marked(session: &Session) -> Result<(), DbError> {

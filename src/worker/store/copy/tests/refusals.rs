@@ -129,6 +129,16 @@ async fn a_target_that_cannot_be_used_is_named() {
     assert!(error.contains("it has events, pending deliveries, hooks, namespaces"), "{error}");
     let error = refusal(&in_database(&url), &from).await;
     assert!(error.contains("it has a store already"), "{error}");
+    let stray = tempfile::tempdir().unwrap();
+    let log = stray.path().join(format!("{}-wal", sqlite::STORE_FILE));
+    std::fs::write(&log, "").unwrap();
+    let error = refusal(&in_database(&url), &in_folder(stray.path())).await;
+    assert!(error.contains("belongs to a store that was moved away"), "{error}");
+    std::fs::remove_file(log).unwrap();
+    let key = r"INSERT INTO hookstream.key_ring (id, key) VALUES ('k', '\x00')";
+    test_server::shared().sql(database_name(&url), key).unwrap();
+    let error = refusal(&in_database(&url), &in_folder(stray.path())).await;
+    assert!(error.contains("hookstream.key_ring"), "{error}");
     let error = refusal(&in_database(&url), &in_folder(Path::new("/missing"))).await;
     assert!(error.contains("the folder does not exist"), "{error}");
     assert_eq!(pending(&SqliteStore::open(dir.path()).unwrap()).await.len(), 1, "the source is as it was");

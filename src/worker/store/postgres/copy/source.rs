@@ -15,7 +15,8 @@ use super::{begin, connect, counts, installation, lock_for_copy, lock_tables, re
 const LOCK_TABLES: &str = "
 LOCK TABLE hookstream.workers, hookstream.writers, hookstream.namespaces, hookstream.places, hookstream.hooks,
     hookstream.keys, hookstream.gates, hookstream.candidates, hookstream.events, hookstream.pending, hookstream.finished,
-    hookstream.attempts, hookstream.exchanges, hookstream.replays, hookstream.backlog IN SHARE MODE";
+    hookstream.attempts, hookstream.exchanges, hookstream.replays, hookstream.backlog, hookstream.objects,
+    hookstream.leases IN SHARE MODE";
 
 /// A database that no worker can change while this exists.
 pub(in super::super::super) struct PostgresSource {
@@ -49,6 +50,7 @@ impl PostgresSource {
             return Err(copy.refusal("--store-url URL"));
         }
         refuse_workers(&session).await?;
+        refuse_standalone(&session).await?;
         begin(&session).await?;
         lock_for_copy(&session).await?;
         lock_tables(&session, LOCK_TABLES).await?;
@@ -61,6 +63,18 @@ impl PostgresSource {
         }
         let info = info(&session, options.description()).await?;
         Ok(PostgresSource { session, info, now })
+    }
+}
+
+/// A folder would get another key ring: relays would be rejected, and external objects created again.
+async fn refuse_standalone(session: &Session) -> Result<(), DbError> {
+    let found = session.query_one("SELECT EXISTS (SELECT FROM hookstream.key_ring)", &[]).await?;
+    match found.try_get(0)? {
+        false => Ok(()),
+        true => Err(StoreError::Open(
+            "it has the key ring and the state of the objects of `standalone` without --data, which a copy leaves behind: if a new key ring and new external objects are wanted, empty the table hookstream.key_ring first".into(),
+        )
+        .into()),
     }
 }
 
@@ -95,7 +109,7 @@ impl CopySource for PostgresSource {
 
     async fn seal(&mut self, seal: &Seal) -> Result<(), StoreError> {
         let tx = self.session.begun();
-        // The lock of a copy that was repeated after its source was sealed.
+        // Replace the seal of the interrupted copy.
         if let Some(former) = markers::seal(&tx).await? {
             markers::remove_seal(&tx, &former).await?;
         }

@@ -81,7 +81,7 @@ async fn refuse_rows(session: &Session) -> Result<(), DbError> {
     match found.as_str() {
         "" => Ok(()),
         found => Err(StoreError::Open(format!(
-            "it is not empty, it has {found}: create another database, or remove what is there with DROP SCHEMA hookstream CASCADE"
+            "it is not empty, it has {found}. If the source is sealed for it, the copy has finished: start the workers on it. Otherwise create another database"
         ))
         .into()),
     }

@@ -119,6 +119,12 @@ impl Candidate {
                 }
             }
             Err(error) => {
+                // Another process may lead meanwhile, so what was read for an earlier lease is outdated.
+                if self.leads_until.is_none()
+                    && let Some(preparing) = self.preparing.take()
+                {
+                    preparing.abort();
+                }
                 // Log only the first failure of an outage.
                 if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::warn!(%error, "renewal of the controller's lease failed, retrying");

@@ -13,6 +13,11 @@ const LOCK: i64 = 0x486b_4b72;
 /// The row of `meta` with the id that marks relays at the vendors.
 const INSTALLATION: &str = "installation-mark";
 
+/// A restored database counts transactions from the beginning. Rows with numbers of the former one would count as newer
+/// than every write to come.
+const RENUMBER: &str =
+    "UPDATE hookstream.objects SET written = pg_current_xact_id() WHERE written > pg_current_xact_id()";
+
 impl StandaloneState {
     /// Returns the key ring; None if there is none.
     pub async fn key_ring(&self) -> Result<Option<KeyRing>, StoreError> {
@@ -27,7 +32,8 @@ impl StandaloneState {
         // Of several processes that start at once, one creates it.
         tx.execute("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
         if let Some(key_ring) = read(&tx).await? {
-            tx.rollback().await?;
+            tx.execute(RENUMBER, &[]).await?;
+            tx.commit().await?;
             return Ok(key_ring);
         }
         let row = tx.query_one("SELECT EXISTS (SELECT FROM hookstream.objects)", &[]).await?;

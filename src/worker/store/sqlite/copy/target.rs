@@ -39,7 +39,15 @@ impl SqliteTarget {
         };
         if path.exists() && unfinished.is_none() {
             return Err(StoreError::Open(format!(
-                "it has a store already ({FILE}): name another folder, or move that file and those beside it away"
+                "it has a store already ({FILE}). If the source is sealed for it, the copy has finished: start the worker on it. Otherwise name another folder"
+            )));
+        }
+        // SQLite would apply the log of another store to the copy.
+        let log = with_suffix(&path, "-wal");
+        if !path.exists() && log.exists() {
+            return Err(StoreError::Open(format!(
+                "{} belongs to a store that was moved away: move it there too",
+                log.display()
             )));
         }
         let location = dir.display().to_string();
