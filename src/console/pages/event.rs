@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::catalogue::filter_view;
-use super::verdict::{self, outcome, shown_state};
+use super::verdict::{self, outcome, severity, shown_state};
 use crate::console::model::{Delivery, Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
@@ -121,6 +121,8 @@ fn outcome_of(explanation: &Explanation) -> &'static str {
 }
 
 fn deliveries(request: &PageRequest, explanation: &Explanation, may_replay: bool) -> Markup {
+    let mut worst_first: Vec<_> = explanation.deliveries.iter().collect();
+    worst_first.sort_by_key(|found| severity(&found.delivery));
     html! {
         div.table.cards {
             table {
@@ -128,7 +130,7 @@ fn deliveries(request: &PageRequest, explanation: &Explanation, may_replay: bool
                     th { "State" } th { "Hook" } th { "Explanation" } th.number { "Attempts" } th { "Last" }
                     th { span.visually-hidden { "Actions" } }
                 } }
-                tbody { @for found in &explanation.deliveries { (delivery_row(request, found, may_replay)) } }
+                tbody { @for found in worst_first { (delivery_row(request, found, may_replay)) } }
             }
         }
         @if explanation.deliveries_left_out > 0 {

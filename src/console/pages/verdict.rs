@@ -96,7 +96,8 @@ fn reason(delivery: &Delivery) -> String {
     }
 }
 
-fn severity(delivery: &Delivery) -> u8 {
+/// Returns the rank of a delivery, the worst first.
+pub fn severity(delivery: &Delivery) -> u8 {
     match (delivery.state.as_str(), &delivery.held) {
         ("dead", _) => 0,
         ("pending", Some(_)) => 1,
