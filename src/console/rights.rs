@@ -103,7 +103,7 @@ impl Rights {
         Self::try_read(request).await.unwrap_or_default()
     }
 
-    /// Fails if the API does not accept the user's token. Succeeds if it cannot be asked, because its answers decide anyway.
+    /// Fails if the API does not accept the user's token. Succeeds if the API does not answer, because pages then fail anyway.
     pub async fn check(request: &PageRequest) -> Result<(), Problem> {
         match Self::try_read(request).await {
             Err(problem) if problem.is_unauthenticated() => Err(problem),
