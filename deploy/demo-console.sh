@@ -5,6 +5,9 @@
 set -euo pipefail
 case ${HOOKSTREAM_BIN:-/} in /*) ;; *) HOOKSTREAM_BIN=$PWD/$HOOKSTREAM_BIN ;; esac
 cd "$(dirname "$0")/.."
+demo=demo-console
+. deploy/demo-common.sh
+processes() { echo "$pids"; }
 
 # The program reads flags from HOOKSTREAM_* variables. Unset those of the caller, so that they cannot change the demo.
 bin=${HOOKSTREAM_BIN:-${CARGO_TARGET_DIR:-target}/debug/hookstream}
@@ -17,11 +20,7 @@ finish() {
   # An error from here on must not stop the cleanup.
   set +e
   if [ -z "$ready$interrupted" ] && [ -n "$tmp" ]; then
-    for log in "$tmp"/*.log; do
-      [ -s "$log" ] || continue
-      echo "--- last lines of $(basename "$log")" >&2
-      tail -n 15 "$log" >&2
-    done
+    show_logs "$tmp"
   fi
   for pid in $pids; do { kill -KILL "$pid"; wait "$pid"; } 2>/dev/null; done
   [ -n "$tmp" ] && rm -rf "$tmp"
@@ -30,39 +29,6 @@ finish() {
 }
 trap finish EXIT
 trap 'interrupted=yes; exit 0' INT TERM HUP
-
-fail() { echo "demo-console: $*" >&2; exit 1; }
-http() { curl -q -sS --noproxy '*' --max-time 5 "$@"; }
-
-# within SECONDS WHAT COMMAND...: retries the command until it succeeds. Fails at the deadline, or when a process of the demo
-# has ended.
-within() {
-  local deadline=$((SECONDS + $1)) what=$2
-  shift 2
-  until "$@"; do
-    for pid in $pids; do
-      kill -0 "$pid" 2>/dev/null || fail "a process ended unexpectedly while waiting for: $what"
-    done
-    [ "$SECONDS" -lt "$deadline" ] || fail "timed out waiting for: $what"
-    sleep 0.1
-  done
-}
-
-# Finds an unused port below the ephemeral range, whose ports another process could get at any time. Sets `port`.
-taken=" "
-free_port() {
-  local try
-  for try in $(seq 100); do
-    port=$((20000 + RANDOM % 10000))
-    case $taken in *" $port "*) continue ;; esac
-    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      taken="$taken$port "
-      return
-    fi
-  done
-  fail "no free port found on 127.0.0.1 between 20000 and 29999"
-}
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # start NAME ARGUMENT...: starts the program with its output in a file.
 start() {

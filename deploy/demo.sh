@@ -5,6 +5,9 @@
 set -euo pipefail
 case ${HOOKSTREAM_BIN:-/} in /*) ;; *) HOOKSTREAM_BIN=$PWD/$HOOKSTREAM_BIN ;; esac
 cd "$(dirname "$0")/.."
+demo=demo
+. deploy/demo-common.sh
+processes() { echo "$emulator $worker $receiver"; }
 
 # The program reads flags from HOOKSTREAM_* variables. Unset those of the caller, so that they cannot change the demo.
 bin=${HOOKSTREAM_BIN:-${CARGO_TARGET_DIR:-target}/debug/hookstream}
@@ -20,11 +23,7 @@ finish() {
   # An error from here on must not stop the cleanup.
   set +e
   if [ -z "$done$interrupted" ] && [ -n "$tmp" ]; then
-    for log in "$tmp"/*.log; do
-      [ -s "$log" ] || continue
-      echo "--- last lines of $(basename "$log")" >&2
-      tail -n 15 "$log" >&2
-    done
+    show_logs "$tmp"
   fi
   [ -z "$done" ] && [ "$code" = 0 ] && code=1
   for pid in $worker $receiver $emulator; do stop_process -KILL "$pid"; done
@@ -35,40 +34,9 @@ trap finish EXIT
 trap 'interrupted=yes; exit 130' INT
 trap 'interrupted=yes; exit 143' TERM HUP
 
-fail() { echo "demo: $*" >&2; exit 1; }
 say() { echo "   $*"; }
 # Stops one of the demo's processes and waits for it. Suppresses the shell's message about its end.
 stop_process() { { kill "$1" "$2"; wait "$2"; } 2>/dev/null || true; }
-http() { curl -q -sS --noproxy '*' --max-time 5 "$@"; }
-
-# within SECONDS WHAT COMMAND...: retries the command until it succeeds. Fails at the deadline, or when a process of the
-# demo has ended.
-within() {
-  local deadline=$((SECONDS + $1)) what=$2
-  shift 2
-  until "$@"; do
-    for pid in $emulator $worker $receiver; do
-      kill -0 "$pid" 2>/dev/null || fail "a process ended unexpectedly while waiting for: $what"
-    done
-    [ "$SECONDS" -lt "$deadline" ] || fail "timed out waiting for: $what"
-    sleep 0.1
-  done
-}
-
-# Finds an unused port below the ephemeral range, whose ports another process could get at any time. Sets `port`.
-taken=" "
-free_port() {
-  local try
-  for try in $(seq 100); do
-    port=$((20000 + RANDOM % 10000))
-    case $taken in *" $port "*) continue ;; esac
-    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      taken="$taken$port "
-      return
-    fi
-  done
-  fail "no free port found on 127.0.0.1 between 20000 and 29999"
-}
 
 start_worker() {
   HOOKSTREAM_API_LISTEN=127.0.0.1:$api_port "$bin" standalone --manifests "$tmp/manifests" --data "$tmp/data" \
@@ -83,7 +51,6 @@ start_receiver() { # OUTPUT [FLAG...]
   receiver=$!
 }
 is_ready() { http -f -o /dev/null "http://127.0.0.1:$ops_port/readyz" 2>/dev/null; }
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # Whether Kong has the hook for `consumers`. Sets `hook_id` and `hook_url`.
 hook_is_in_kong() {

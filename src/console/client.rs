@@ -35,6 +35,15 @@ impl ApiClient {
         parse(&self.send(Method::GET, path, Body::empty()).await?)
     }
 
+    /// Reads a resource with its payload, or without it if the user may not read that. Returns whether it may.
+    pub async fn get_with_payload<T: DeserializeOwned>(&self, path: &Path) -> Result<(T, bool), Problem> {
+        match self.get(&path.clone().query("payload", "true")).await {
+            Ok(found) => Ok((found, true)),
+            Err(problem) if problem.is_forbidden() => self.get(path).await.map(|found| (found, false)),
+            Err(problem) => Err(problem),
+        }
+    }
+
     /// Reads a resource as the API answers it.
     pub async fn get_bytes(&self, path: &Path) -> Result<Vec<u8>, Problem> {
         self.send(Method::GET, path, Body::empty()).await

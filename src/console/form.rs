@@ -3,6 +3,7 @@
 use axum::extract::Request;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
+use serde_json::value::RawValue;
 use url::form_urlencoded;
 
 use super::problem::Problem;
@@ -34,6 +35,13 @@ impl Form {
 
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(found, _)| found == name)
+    }
+
+    /// Returns the field `data` as JSON, with the notation of its numbers; an empty object if it is empty.
+    pub fn data(&self) -> Result<Box<RawValue>, Problem> {
+        let data = Some(self.get("data")).filter(|data| !data.is_empty()).unwrap_or("{}");
+        serde_json::from_str(data)
+            .map_err(|error| Problem::new(400, "BadData", format!("the data is not JSON: {error}")))
     }
 
     /// Returns all fields.

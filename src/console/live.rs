@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Console;
+use super::proxied::PROXY_HEADER;
 use super::request::{FragmentOnly, PageRequest, local_path};
 use super::view;
 use crate::core::time::Millis;
@@ -144,9 +145,9 @@ async fn follow(
 
 /// Returns the headers that name the user and the place of the port.
 fn session_headers(headers: &HeaderMap) -> HeaderMap {
-    let names = [AUTHORIZATION, COOKIE, HOST, http::HeaderName::from_static(TOKEN_HEADER)];
+    let names = [AUTHORIZATION, COOKIE, HOST, http::HeaderName::from_static(TOKEN_HEADER), PROXY_HEADER];
     let mut kept = HeaderMap::new();
-    for name in names.into_iter().chain([http::HeaderName::from_static("hookstream-console-proxy")]) {
+    for name in names {
         for value in headers.get_all(&name) {
             kept.append(name.clone(), value.clone());
         }

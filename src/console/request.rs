@@ -13,6 +13,7 @@ use super::client::ApiClient;
 use super::form::{Form, read_form};
 use super::path::Path;
 use super::problem::Problem;
+use super::proxied::PROXY_HEADER;
 use super::rights::Rights;
 use super::session::{Caller, SessionKeys, check_origin, is_valid_csrf_token, issue_csrf_token};
 use super::view::{self, Page, Shell};
@@ -21,8 +22,6 @@ use crate::core::names::is_namespace;
 use crate::core::time::Millis;
 use crate::net::request_id;
 
-/// The header by which the loopback proxy of `hookstream console` makes itself known.
-const PROXY_HEADER: &str = "hookstream-console-proxy";
 /// CSRF tokens are issued at full hours, so that a page that did not change is rendered the same.
 const CSRF_GRANULARITY: Duration = Duration::from_secs(3600);
 

@@ -6,7 +6,6 @@ use maud::{Markup, html};
 use super::event::{host_of, replay_form};
 use super::verdict::{class_of, describe, shown_state};
 use crate::console::model::{Attempt, Delivery, Exchange, Explanation, Header, Hold, KeptBody};
-use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
@@ -21,7 +20,7 @@ pub async fn show(request: PageRequest) -> Response {
 
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").segment(request.parameter("id"));
-    let (delivery, has_payload) = with_payload(request, &path).await?;
+    let (delivery, has_payload): (Delivery, bool) = request.api.get_with_payload(&path).await?;
     let explanation = explanation(request, &delivery).await;
     let host = match delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url)) {
         Some(host) => Some(host),
@@ -83,17 +82,6 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         main,
         is_live: true,
     })
-}
-
-/// Reads a delivery with its payload, or without it if the user may not read that. Returns whether it may.
-async fn with_payload(request: &PageRequest, path: &Path) -> Result<(Delivery, bool), Problem> {
-    match request.api.get(&path.clone().query("payload", "true")).await {
-        Ok(delivery) => Ok((delivery, true)),
-        Err(problem) if problem.is_forbidden() => {
-            request.api.get(path).await.map(|delivery| (delivery, false))
-        }
-        Err(problem) => Err(problem),
-    }
 }
 
 /// Returns the API's explanation of a delivery, if its event is still kept.

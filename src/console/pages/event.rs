@@ -8,7 +8,6 @@ use maud::{Markup, html};
 use super::catalogue::filter_view;
 use super::verdict::{self, outcome, severity, shown_state};
 use crate::console::model::{Delivery, Event, ExplainedDelivery, Explanation, HookDetail, UnmatchedHook};
-use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
@@ -26,7 +25,7 @@ pub async fn show(request: PageRequest) -> Response {
 
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("events").segment(request.query.get("id"));
-    let (event, has_payload) = with_payload(request, &path).await?;
+    let (event, has_payload): (Event, bool) = request.api.get_with_payload(&path).await?;
     let explanation: Explanation = request.api.get(&path.segment("explain")).await?;
     let hosts = hosts(request, &explanation).await;
     let rights = Rights::read(request).await;
@@ -86,15 +85,6 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         main,
         is_live: true,
     })
-}
-
-/// Reads an event with its data, or without it if the user may not read that. Returns whether it may.
-async fn with_payload(request: &PageRequest, path: &Path) -> Result<(Event, bool), Problem> {
-    match request.api.get(&path.clone().query("payload", "true")).await {
-        Ok(event) => Ok((event, true)),
-        Err(problem) if problem.is_forbidden() => request.api.get(path).await.map(|event| (event, false)),
-        Err(problem) => Err(problem),
-    }
 }
 
 /// Returns the receivers' hosts of the hooks that the sentence describes.

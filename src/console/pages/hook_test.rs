@@ -2,7 +2,6 @@
 
 use axum::response::Response;
 use maud::{Markup, html};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::delivery::exchange_view;
@@ -59,9 +58,7 @@ fn body(form: &Form) -> Result<Value, Problem> {
             id => Ok(json!({"event": id})),
         };
     }
-    let data = if form.get("data").is_empty() { "{}" } else { form.get("data") };
-    let data: Box<RawValue> = serde_json::from_str(data)
-        .map_err(|error| Problem::new(400, "BadData", format!("the data is not JSON: {error}")))?;
+    let data = form.data()?;
     let name = Some(form.get("name")).filter(|name| !name.is_empty());
     let mut body = json!({"data": data});
     if let (Some(body), Some(name)) = (body.as_object_mut(), name) {

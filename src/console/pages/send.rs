@@ -2,7 +2,6 @@
 
 use axum::response::Response;
 use maud::html;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::console::audit;
@@ -47,11 +46,9 @@ async fn publish(request: &PageRequest, form: &Form) -> Result<String, Problem> 
     result.map(|published| published.id)
 }
 
-/// Builds the event of the form. Its data keeps the notation of numbers.
+/// Builds the event of the form.
 fn event(form: &Form) -> Result<Value, Problem> {
-    let data = if form.get("data").is_empty() { "{}" } else { form.get("data") };
-    let data: Box<RawValue> = serde_json::from_str(data)
-        .map_err(|error| Problem::new(400, "BadData", format!("the data is not JSON: {error}")))?;
+    let data = form.data()?;
     let mut event = json!({"source": form.get("source"), "event": form.get("event"), "data": data});
     if let (Some(event), id) = (event.as_object_mut(), form.get("id"))
         && !id.is_empty()

@@ -73,7 +73,6 @@ pub fn done_message(done: &str) -> Option<&'static str> {
         "cancelled" => "The delivery was cancelled.",
         "replay-started" => "The replay has started.",
         "replay-cancelled" => "The replay was cancelled.",
-        "bulk-cancelled" => "The deliveries were cancelled.",
         "sent" => "The event was accepted.",
         "paused" => "The hook is paused: its deliveries are kept until it is resumed.",
         "resumed" => "The hook was resumed.",
@@ -175,7 +174,7 @@ fn header(shell: &Shell<'_>) -> Markup {
                 label for="namespace" { "Namespace" }
                 input type="hidden" name="from" value=(shell.address);
                 input #namespace name="namespace" value=(namespace) placeholder="All namespaces" autocomplete="off"
-                    spellcheck="false" maxlength="63" size="18" list="namespaces";
+                    spellcheck="false" maxlength="63" size="18";
                 button.button.quiet type="submit" { "Show" }
                 @if !namespace.is_empty() { a.button.quiet href="/console/" { "All" } }
             }

@@ -75,7 +75,7 @@ impl StatusSources {
         if let Some(measured) = self.last(MAX_AGE) {
             return Ok(measured);
         }
-        let _turn = self.measuring.lock().await;
+        let _guard = self.measuring.lock().await;
         if let Some(measured) = self.last(MAX_AGE) {
             return Ok(measured);
         }
