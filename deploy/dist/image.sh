@@ -9,11 +9,7 @@ file=$(readlink -f "$(dirname "$2")")/$(basename "$2")
 epoch=${SOURCE_DATE_EPOCH:-0}
 
 fail() { echo "image: $*" >&2; exit 1; }
-if ! command -v umoci >/dev/null; then
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "umoci is missing: apt-get install umoci"
-  { apt-get install -qqy umoci || { apt-get update -qq && apt-get install -qqy umoci; }; } >/dev/null 2>&1 ||
-    fail "umoci could not be installed: apt-get install umoci"
-fi
+command -v umoci >/dev/null || fail "umoci is missing: apt-get install umoci"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -22,7 +18,7 @@ mkdir -p "$work/packages" "$root"/{etc/ssl/certs,tmp,usr/bin,var/lib/hookstream}
 packages="libc6 libgcc-s1 ca-certificates"
 cd "$work/packages"
 # The download runs as another user where it can; this folder is ours.
-download() { apt-get -qq -o APT::Sandbox::User=root download $packages >/dev/null 2>&1; }
+download() { apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=3 download $packages >/dev/null; }
 download || { apt-get update -qq && download; } || fail "the packages could not be downloaded: $packages"
 for package in *.deb; do dpkg-deb -x "$package" "$root"; done
 rm -rf "$root"/usr/share/{doc,lintian,man,locale} "$root"/usr/lib/*/gconv

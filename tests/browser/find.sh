@@ -15,22 +15,11 @@ find_programs() {
   return 1
 }
 
-install_packages() {
-  # Two test programs that start together must not both run apt.
-  exec 9>"${TMPDIR:-/tmp}/hookstream-apt.lock"
-  flock 9
-  find_programs >/dev/null && return
-  echo "browser: installing Debian's chromium and chromium-driver" >&2
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq >&2
-  apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-dejavu-core >&2
-}
-
 if ! find_programs; then
   # Ubuntu's package is a transition to snap, which does not run as root in a container.
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ "$(. /etc/os-release && echo "$ID")" = debian ]; then
-    install_packages
-    find_programs && exit
+    echo "browser: installing Debian's chromium and chromium-driver" >&2
+    "$(dirname "$0")/../debian.sh" chromium chromium-driver fonts-dejavu-core && find_programs && exit
   fi
   echo "browser: chromium and chromedriver are missing: install them (Debian: apt-get install chromium chromium-driver), or set CHROMIUM and CHROMEDRIVER" >&2
   exit 2

@@ -3,6 +3,7 @@
 # Installs Debian's package where it is missing and this is root on Debian. No server is started by that.
 set -euo pipefail
 what=${1:-postgresql}
+packages=$(dirname "$0")/../debian.sh
 
 find_program() {
   if [ "$what" = pgbouncer ]; then
@@ -21,25 +22,17 @@ find_program() {
 }
 
 install_package() {
-  # Two test programs that start together must not both run apt.
-  exec 9>"${TMPDIR:-/tmp}/hookstream-apt.lock"
-  flock 9
-  find_program >/dev/null && return
   echo "postgres: installing Debian's $what" >&2
-  # RUNLEVEL=1 keeps invoke-rc.d from starting the package's own service on its standard port.
-  export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-  apt-get update -qq >&2
   if [ "$what" = postgresql ]; then
-    apt-get install -qq -y --no-install-recommends postgresql-common >&2
+    "$packages" postgresql-common
     sed -ri 's/^#?(create_main_cluster) .*/\1 = false/' /etc/postgresql-common/createcluster.conf
   fi
-  apt-get install -qq -y --no-install-recommends "$what" >&2
+  "$packages" "$what"
 }
 
 if ! find_program; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    install_package
-    find_program && exit
+    install_package && find_program && exit
   fi
   if [ "$what" = pgbouncer ]; then
     echo "postgres: pgbouncer is missing: install it (Debian: apt-get install pgbouncer)" >&2
