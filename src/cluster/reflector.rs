@@ -5,10 +5,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::reflector::Store;
+use kube::Resource;
 use kube::runtime::reflector::store::{Writer, store};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
-use kube::{Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
 use super::deserialize_guard::DeserializeGuard;
@@ -48,8 +48,9 @@ where
     writer: Writer<DeserializeGuard<K>>,
     change: fn(ObjectKey) -> ObjectChange,
     subscribers: Arc<Subscribers>,
-    observed: HashMap<ObjectKey, ObservedVersion>,
     scopes: Vec<Scope>,
+    /// The scope of each namespace, if there are several scopes: then each of them is one namespace.
+    scope_of: HashMap<String, usize>,
     /// Objects received before every scope was listed. The store takes them in one step, so that readers never get a
     /// partial list. Boxed, because otherwise a growing table of 100,000 objects would be copied at each resize.
     initial: Option<HashMap<ObjectKey, Box<DeserializeGuard<K>>>>,
@@ -66,15 +67,11 @@ where
     pub listed: watch::Receiver<bool>,
 }
 
-/// The scope and resource version at which an object was last observed.
-struct ObservedVersion {
-    scope: usize,
-    version: Option<String>,
-}
-
 #[derive(Default)]
 struct Scope {
     listed: bool,
+    /// The next list reports every object, even if its version is the one in the store.
+    reports_all: bool,
     /// The keys of the list that is in progress.
     listing: Option<HashSet<ObjectKey>>,
 }
@@ -92,8 +89,8 @@ where
         let (listed, is_listed) = watch::channel(false);
         let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
         let initial = Some(HashMap::new());
-        let observed = HashMap::new();
-        let reflector = Reflector { writer, change, subscribers, observed, scopes, initial, listed };
+        let scope_of = HashMap::new();
+        let reflector = Reflector { writer, change, subscribers, scopes, scope_of, initial, listed };
         (reflector, ReflectedStore { store: reader, listed: is_listed })
     }
 
@@ -121,9 +118,9 @@ where
         self.remove(key, None).await;
     }
 
-    /// Forgets the observed versions, so that the next list reports every object as changed.
+    /// Lets the next list of each scope report every object as changed.
     pub fn forget_versions(&mut self) {
-        self.observed.values_mut().for_each(|observed| observed.version = None);
+        self.scopes.iter_mut().for_each(|scope| scope.reports_all = true);
     }
 
     fn update_scope(&mut self, scope: usize, update: impl FnOnce(&mut Scope)) {
@@ -135,10 +132,10 @@ where
     async fn upsert(&mut self, scope: usize, mut object: DeserializeGuard<K>) {
         strip_unused_metadata(object.meta_mut());
         let key = ObjectKey::of(&object);
-        let version = object.resource_version();
-        let is_unchanged =
-            self.observed.get(&key).is_some_and(|last| last.version == version && version.is_some());
-        self.observed.insert(key.clone(), ObservedVersion { scope, version });
+        if self.scopes.len() > 1 && self.scope_of.get(&key.namespace) != Some(&scope) {
+            self.scope_of.insert(key.namespace.clone(), scope);
+        }
+        let is_unchanged = self.is_unchanged(scope, &key, &object);
         match &mut self.initial {
             Some(initial) => {
                 initial.insert(key, Box::new(object));
@@ -153,14 +150,30 @@ where
         }
     }
 
+    /// Returns true if the store has the object at this version, and the scope reports changes only.
+    fn is_unchanged(&self, scope: usize, key: &ObjectKey, object: &DeserializeGuard<K>) -> bool {
+        let reports_all = self.scopes.get(scope).is_none_or(|scope| scope.reports_all);
+        !reports_all
+            && object.meta().resource_version.is_some()
+            && self
+                .stored(key)
+                .is_some_and(|last| last.meta().resource_version == object.meta().resource_version)
+    }
+
+    fn stored(&self, key: &ObjectKey) -> Option<Arc<DeserializeGuard<K>>> {
+        self.writer.as_reader().get(&ObjectRef::new(&key.name).within(&key.namespace))
+    }
+
+    fn is_in_scope(&self, namespace: &str, scope: usize) -> bool {
+        self.scopes.len() == 1 || self.scope_of.get(namespace) == Some(&scope)
+    }
+
     async fn remove(&mut self, key: &ObjectKey, object: Option<DeserializeGuard<K>>) {
-        self.observed.remove(key);
         if let Some(initial) = &mut self.initial {
             initial.remove(key);
             return;
         }
-        let reference = kube::runtime::reflector::ObjectRef::new(&key.name).within(&key.namespace);
-        let object = object.or_else(|| self.writer.as_reader().get(&reference).map(|o| (*o).clone()));
+        let object = object.or_else(|| self.stored(key).map(|stored| (*stored).clone()));
         if let Some(object) = object {
             self.writer.apply_watcher_event(&Event::Delete(object));
             self.notify(key.clone()).await;
@@ -169,17 +182,17 @@ where
 
     /// Completes the list of a scope. Objects that are no longer in the list were deleted while the watch was down.
     async fn finish_list(&mut self, scope: usize) {
-        let mut deleted = Vec::new();
-        if let Some(state) = self.scopes.get_mut(scope) {
+        let listing = self.scopes.get_mut(scope).and_then(|state| {
             state.listed = true;
-            if let Some(listing) = state.listing.take() {
-                let in_scope = self.observed.iter().filter(|(_, last)| last.scope == scope);
-                deleted =
-                    in_scope.map(|(key, _)| key).filter(|key| !listing.contains(key)).cloned().collect();
+            state.reports_all = false;
+            state.listing.take()
+        });
+        if let Some(listing) = listing {
+            let mut known = self.known_keys();
+            known.retain(|key| self.is_in_scope(&key.namespace, scope) && !listing.contains(key));
+            for deleted in known {
+                self.remove(&deleted, None).await;
             }
-        }
-        for key in deleted {
-            self.remove(&key, None).await;
         }
         if self.initial.is_some() && self.scopes.iter().all(|s| s.listed) {
             let initial = self.initial.take().unwrap_or_default();
@@ -194,6 +207,13 @@ where
             for key in keys {
                 self.notify(key).await;
             }
+        }
+    }
+
+    fn known_keys(&self) -> Vec<ObjectKey> {
+        match &self.initial {
+            Some(initial) => initial.keys().cloned().collect(),
+            None => self.writer.as_reader().state().iter().map(|object| ObjectKey::of(&**object)).collect(),
         }
     }
 
@@ -212,13 +232,19 @@ fn strip_unused_metadata(meta: &mut ObjectMeta) {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
     use crate::api::EventHook;
     use serde_json::json;
 
     fn object(name: &str, version: &str) -> DeserializeGuard<EventHook> {
+        object_in("n", name, version)
+    }
+
+    fn object_in(namespace: &str, name: &str, version: &str) -> DeserializeGuard<EventHook> {
         serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
-            "metadata": {"name": name, "namespace": "n", "resourceVersion": version},
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
             "spec": {"source": "s", "handler": {}}}))
         .unwrap()
     }
@@ -246,22 +272,22 @@ mod tests {
         reflector.apply(0, Event::InitApply(object("early", "1"))).await;
         reflector.apply(0, Event::Delete(object("early", "1"))).await;
         reflector.apply(1, Event::Init).await;
-        reflector.apply(1, Event::InitApply(object("b", "1"))).await;
+        reflector.apply(1, Event::InitApply(object_in("m", "b", "1"))).await;
         reflector.apply(1, Event::InitDone).await;
         assert_eq!(store.len(), 2);
         assert_eq!(drain(&mut changes), ["a", "b"]);
 
         // A relist of scope 1 only: b is unchanged, c is new.
         reflector.apply(1, Event::Init).await;
-        reflector.apply(1, Event::InitApply(object("b", "1"))).await;
-        reflector.apply(1, Event::InitApply(object("c", "1"))).await;
+        reflector.apply(1, Event::InitApply(object_in("m", "b", "1"))).await;
+        reflector.apply(1, Event::InitApply(object_in("m", "c", "1"))).await;
         reflector.apply(1, Event::InitDone).await;
         assert_eq!(drain(&mut changes), ["c"]);
         assert_eq!(store.len(), 3);
 
         // Another relist: b was deleted.
         reflector.apply(1, Event::Init).await;
-        reflector.apply(1, Event::InitApply(object("c", "2"))).await;
+        reflector.apply(1, Event::InitApply(object_in("m", "c", "2"))).await;
         reflector.apply(1, Event::InitDone).await;
         assert_eq!(drain(&mut changes), ["b", "c"]);
         assert_eq!(store.len(), 2);
@@ -269,6 +295,15 @@ mod tests {
         reflector.apply(0, Event::Delete(object("a", "1"))).await;
         assert_eq!(drain(&mut changes), ["a"]);
         assert_eq!(store.len(), 1);
+
+        // After a restore, a version may name another state: the next list reports c, and only that list.
+        reflector.forget_versions();
+        for expected in [&["c"][..], &[]] {
+            reflector.apply(1, Event::Init).await;
+            reflector.apply(1, Event::InitApply(object_in("m", "c", "2"))).await;
+            reflector.apply(1, Event::InitDone).await;
+            assert_eq!(drain(&mut changes), expected);
+        }
     }
 
     #[tokio::test]

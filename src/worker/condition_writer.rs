@@ -220,7 +220,7 @@ impl ConditionWriter {
     fn host(&self, uid: &str) -> Option<String> {
         let state = self.index.get(uid)?;
         match state.hook.as_ref().ok()?.handler.target()? {
-            RequestTarget::Url(address) => address.url.host_str().map(ToOwned::to_owned),
+            RequestTarget::Url(address) => address.uri.host().map(ToOwned::to_owned),
             RequestTarget::Secret(_) => None,
         }
     }

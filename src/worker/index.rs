@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::Resource;
 use parking_lot::RwLock;
 
-use super::hooks::{HookState, Route};
+use super::hooks::{HookState, Route, RouteKey};
 use super::series::SeriesRegistry;
 use super::store::HookId;
 use crate::api::{CaKind, EventHook};
@@ -28,7 +28,7 @@ struct IndexTables {
     by_uid: FastMap<Arc<str>, Arc<HookState>>,
     /// Uids by namespace and name.
     by_name: FastMap<Arc<str>, FastMap<Arc<str>, Arc<str>>>,
-    by_route: FastMap<Arc<Route>, Vec<Arc<HookState>>>,
+    by_route: FastMap<RouteKey, Vec<Arc<HookState>>>,
 }
 
 impl HookIndex {
@@ -99,34 +99,25 @@ impl HookIndex {
     /// Returns the hooks that match the event by namespace, source, event name and stream, without evaluating filters.
     /// Never returns hooks with a Connection, which receive only the events of their own relay.
     pub fn matching(&self, event: &Event) -> Vec<Arc<HookState>> {
-        let mut route = Route {
-            namespace: event.namespace.clone(),
-            source: event.family().to_owned(),
-            event: Some(event.event.clone()),
-            stream: None,
+        let every = Route { namespace: &event.namespace, source: event.family(), event: None, stream: None };
+        let named = Route { event: Some(&event.event), ..every };
+        let stream = match &event.origin {
+            Origin::Stream(name) => Some(name.as_str()),
+            Origin::Api | Origin::Relay(_) => None,
         };
+        let of_stream = [Route { stream, ..named }, Route { stream, ..every }];
+        let routes = [named, every].into_iter().chain(of_stream.into_iter().filter(|_| stream.is_some()));
+        let keys: Vec<String> = routes.map(|route| route.key()).collect();
         let tables = self.tables.read();
-        let mut found = Vec::new();
-        let mut collect =
-            |route: &Route| found.extend(tables.by_route.get(route).into_iter().flatten().cloned());
-        collect(&route);
-        if let Origin::Stream(name) = &event.origin {
-            route.stream = Some(name.clone());
-            collect(&route);
-            route.event = None;
-            collect(&route);
-            route.stream = None;
-        }
-        route.event = None;
-        collect(&route);
-        found
+        keys.iter().filter_map(|key| tables.by_route.get(key.as_str())).flatten().cloned().collect()
     }
 }
 
 impl IndexTables {
     fn insert(&mut self, state: Arc<HookState>) {
         if let Some(route) = &state.route {
-            self.by_route.entry(route.clone()).or_default().push(state.clone());
+            // Most routes have one hook: room for four would take 24 bytes more of each.
+            self.by_route.entry(route.clone()).or_insert_with(|| Vec::with_capacity(1)).push(state.clone());
         }
         let HookId { uid, namespace, name } = state.id.clone();
         self.by_name.entry(namespace).or_default().insert(name, uid.clone());
@@ -270,7 +261,7 @@ mod tests {
             assert_eq!(names(&index, "s", "e"), ["a"], "{spec}");
             assert!(names(&index, "s", "f").is_empty() && names(&index, "t", "e").is_empty(), "{spec}");
             let state = index.get("1").unwrap();
-            let reason: &str = state.hook.as_ref().unwrap_err().into();
+            let reason: &str = state.spec().unwrap_err().into();
             assert_eq!(reason, "InvalidObject", "{spec}");
         }
         index.upsert(&hook("a", "1", json!({"source": "t"})));

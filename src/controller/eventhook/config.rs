@@ -35,7 +35,7 @@ pub async fn read_secrets(hook: &CompiledHook, context: &Context) -> Result<Hook
     let (handler, cluster) = (&hook.handler, &*context.cluster);
     let url = match handler.target() {
         None => None,
-        Some(RequestTarget::Url(address)) => Some(address.text.clone()),
+        Some(RequestTarget::Url(address)) => Some(address.text.to_string()),
         Some(RequestTarget::Secret(reference)) => {
             let text = read_secret_text(cluster, &hook.namespace, reference).await?;
             Some(check_url(reference, &text)?)
@@ -82,7 +82,7 @@ impl HookSecrets {
         let handler = &hook.handler;
         let url = match handler.target() {
             None => None,
-            Some(RequestTarget::Url(address)) => Some(address.text.clone()),
+            Some(RequestTarget::Url(address)) => Some(address.text.to_string()),
             Some(RequestTarget::Secret(reference)) => Some(check_url(reference, &read(reference)?)?),
         };
         let headers = handler.headers_from().iter();

@@ -26,8 +26,8 @@ pub fn find_differences(
     let (config, _) = config::gateway_config(&hook, &secrets, Some(&ALL))?;
     let (snooze, on_change) = config::kong_gates(&hook);
     let desired = KongHook {
-        source: hook.source.clone(),
-        event: hook.event.clone(),
+        source: hook.source.to_string(),
+        event: hook.event.as_deref().map(ToOwned::to_owned),
         handler: config::handler_name(&hook).to_owned(),
         snooze,
         on_change,

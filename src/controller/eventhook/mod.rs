@@ -141,8 +141,8 @@ fn desired_hook(
     };
     let (snooze, on_change) = config::kong_gates(hook);
     let body = KongHook {
-        source: hook.source.clone(),
-        event: hook.event.clone(),
+        source: hook.source.to_string(),
+        event: hook.event.as_deref().map(ToOwned::to_owned),
         handler: config::handler_name(hook).to_owned(),
         snooze,
         on_change,

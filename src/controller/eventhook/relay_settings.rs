@@ -32,8 +32,8 @@ pub fn desired_settings(
     };
     Ok(AppliedSettings {
         deliver_by: hook.deliver_by,
-        source: hook.source.clone(),
-        event: hook.event.clone(),
+        source: hook.source.to_string(),
+        event: hook.event.as_deref().map(ToOwned::to_owned),
         rotation: rotation.filter(|_| key_ring.is_some()),
         key_id,
     })

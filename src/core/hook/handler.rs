@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use url::Url;
 
 use super::content::RequestContent;
 use super::{InvalidSpec, invalid};
@@ -102,8 +101,8 @@ impl Handler {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     pub target: RequestTarget,
-    pub headers: Vec<(String, String)>,
-    pub headers_from: Vec<HeaderFrom>,
+    pub headers: Box<[(String, String)]>,
+    pub headers_from: Box<[HeaderFrom]>,
     pub format: Format,
     /// The receiver's permission is requested before the first delivery.
     pub handshake: bool,
@@ -163,8 +162,7 @@ pub enum RequestTarget {
 pub struct Address {
     /// The text of the spec or the Secret without surrounding white space. A vendor stores and returns this text, and
     /// comparing it with a normalized URL would report a difference.
-    pub text: String,
-    pub url: Url,
+    pub text: Box<str>,
     pub uri: Uri,
 }
 
@@ -175,7 +173,7 @@ impl Address {
         let uri = url.as_str().parse().map_err(
             |_| "cannot be used in a request: percent-encode all characters except ASCII letters, digits and -._~",
         )?;
-        Ok(Address { text: text.trim().to_owned(), url, uri })
+        Ok(Address { text: text.trim().into(), uri })
     }
 }
 
@@ -207,8 +205,8 @@ pub(super) fn compile_handler(spec: &api::Handler) -> Result<Handler, InvalidSpe
 fn compile_webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
     Ok(Webhook {
         target: parse_target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_deref())?,
-        headers: check_headers("handler.webhook.headers", webhook.headers.as_ref())?,
-        headers_from: webhook.headers_from.clone().unwrap_or_default(),
+        headers: check_headers("handler.webhook.headers", webhook.headers.as_ref())?.into(),
+        headers_from: webhook.headers_from.clone().unwrap_or_default().into(),
         format: webhook.format.unwrap_or(Format::Kong),
         handshake: webhook.handshake.unwrap_or(false),
         signature: webhook.signature.as_ref().map(with_signature_defaults).map(Box::new),

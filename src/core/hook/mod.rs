@@ -31,16 +31,16 @@ pub struct CompiledHook {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
     pub name: Arc<str>,
-    pub source: String,
+    pub source: Box<str>,
     /// `None` matches every event of the source.
-    pub event: Option<String>,
+    pub event: Option<Box<str>>,
     /// `None` matches every event.
     pub filter: Option<Filter>,
     /// With `deliverBy: Gateway`, the gateway applies the gates.
     pub gates: Gates,
     pub handler: Handler,
     /// The name of the Connection. A hook with a Connection receives only the events of its own relay.
-    pub connection: Option<String>,
+    pub connection: Option<Box<str>>,
     pub deliver_by: DeliverBy,
     pub delivery: Delivery,
 }
@@ -105,8 +105,8 @@ pub fn validate(hook: &EventHook) -> Result<CompiledHook, InvalidSpec> {
         uid: meta.uid.as_deref().unwrap_or_default().into(),
         namespace: meta.namespace.as_deref().unwrap_or_default().into(),
         name: meta.name.as_deref().unwrap_or_default().into(),
-        source: spec.source.clone(),
-        event: spec.event.clone(),
+        source: spec.source.as_str().into(),
+        event: spec.event.as_deref().map(Into::into),
         filter: spec
             .filter
             .as_deref()
@@ -115,7 +115,7 @@ pub fn validate(hook: &EventHook) -> Result<CompiledHook, InvalidSpec> {
             .map_err(InvalidSpec::InvalidFilter)?,
         gates: parse_gates(spec)?,
         handler: handler::compile_handler(&spec.handler)?,
-        connection: spec.connection_ref.as_ref().map(|r| r.name.clone()),
+        connection: spec.connection_ref.as_ref().map(|r| r.name.as_str().into()),
         deliver_by,
         delivery: delivery::parse_delivery(spec)?,
     })

@@ -70,7 +70,7 @@ fn build_response(
         let hook = api.index.get(&record.hook.uid);
         let object = api.view.hook(namespace, &record.hook.name);
         let condition = object.as_ref().and_then(|hook| delivering_condition(hook.0.as_ref().ok()?));
-        let health = why::HookHealth::of(hook.as_ref().map(|hook| hook.hook.as_deref()), condition);
+        let health = why::HookHealth::of(hook.as_ref().map(|hook| hook.spec()), condition);
         // Evaluated again, to name the expression and the value: the store keeps only the reason.
         let undecided = match &hook {
             Some(hook) if why::is_undecided(&record) && started.elapsed() < EVALUATE_TIMEOUT => {

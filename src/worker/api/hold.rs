@@ -67,7 +67,7 @@ pub fn hook_hold(api: &ApiState, guard: &DeserializeGuard<EventHook>, now: Milli
 
 fn hold_of(api: &ApiState, uid: &str, object: Option<&EventHook>, now: Millis) -> Option<HoldResponse> {
     let state = api.index.get(uid);
-    let spec = state.as_ref().map(|state| state.hook.as_deref());
+    let spec = state.as_ref().map(|state| state.spec());
     hold(spec, object.and_then(delivering_condition), api.reports.breakers.get(uid), now)
 }
 

@@ -32,7 +32,7 @@ pub fn evaluate_hold(hook: Option<&Arc<HookState>>, queue: &HookQueue) -> Option
             "the hook was deleted: its deliveries stay pending for --hook-grace, in case it is recreated",
         ));
     };
-    match &state.hook {
+    match state.spec() {
         Err(spec) => Some(Hold::new(spec.into(), spec.to_string())),
         Ok(hook) if hook.delivery.paused => {
             Some(Hold::new("Paused", "delivery.paused is true: deliveries are held"))

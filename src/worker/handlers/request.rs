@@ -364,9 +364,9 @@ impl<'a> RequestDraft<'a> {
         let address = address.map_err(|why| unusable_secret(reference, why))?;
         // Mask the host too: errors contain it, and it is part of the secret address.
         self.secrets.push(text);
-        self.secrets.push(SecretString::from(address.url.as_str()));
-        self.secrets.push(SecretString::from(address.url.host_str().unwrap_or_default()));
-        self.secrets.push(SecretString::from(address.url.path()));
+        self.secrets.push(SecretString::from(address.uri.to_string()));
+        self.secrets.push(SecretString::from(address.uri.host().unwrap_or_default()));
+        self.secrets.push(SecretString::from(address.uri.path()));
         Ok(address.uri)
     }
 

@@ -169,7 +169,7 @@ impl HandlerRunner {
 /// Creates an event with this data, as if the hook's source had emitted it. Without `event`, it has the hook's event name.
 pub fn posted_event(hook: &CompiledHook, event: Option<&str>, data: Box<RawValue>) -> Event {
     let event = event.or(hook.event.as_deref()).unwrap_or("test").to_owned();
-    new_event(hook, hook.source.clone(), event, data)
+    new_event(hook, hook.source.to_string(), event, data)
 }
 
 /// Creates Kong's ping event. Its data contains the hook in Kong's format.

@@ -239,7 +239,7 @@ impl<'a> HookFacts<'a> {
 fn handler_of(state: &HookState) -> (Option<HandlerKind>, Option<String>) {
     let Ok(hook) = &state.hook else { return (None, None) };
     let host = match hook.handler.target() {
-        Some(RequestTarget::Url(address)) => address.url.host_str().map(ToOwned::to_owned),
+        Some(RequestTarget::Url(address)) => address.uri.host().map(ToOwned::to_owned),
         Some(RequestTarget::Secret(_)) | None => None,
     };
     (Some(hook.handler.kind()), host)

@@ -85,7 +85,7 @@ pub fn derive_state<'a>(
         return of(ShownState::Deleting, "Deleting", "the object is being deleted", Some(since));
     }
     // The spec decides before the condition, which may be older.
-    if let Some(HookState { hook: Err(invalid), .. }) = hook {
+    if let Some(Err(invalid)) = hook.map(HookState::spec) {
         let reason = invalid.into();
         let since = delivering_since(reason);
         return DerivedState { state: ShownState::Held, reason, message: invalid.to_string().into(), since };
