@@ -232,6 +232,12 @@ impl PostgresStore {
         Ok(())
     }
 
+    /// Renews as at this time on the steady clock. False: the lease had ended.
+    pub(super) async fn renew_at(&self, now: Millis) -> Result<bool, StoreError> {
+        let session = self.session().await?;
+        Ok(self.membership.step_at(&session, now).await?)
+    }
+
     /// Takes all shards of another worker in an orderly hand-over.
     pub(super) async fn take_all_from(&self, other: &PostgresStore) {
         let session = other.session().await.unwrap();
