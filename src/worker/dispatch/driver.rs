@@ -123,6 +123,8 @@ impl Dispatcher {
             self.execute(effects);
         }
         self.machine.stop();
+        // Otherwise every delivery of these hooks would wait for the slowest attempt in flight.
+        self.store.hand_over();
         self.tasks.close();
         // The settler ends when every sender is dropped: this one, and those of the attempts in flight.
         self.outcomes = mpsc::channel(1).0;

@@ -120,6 +120,10 @@ pub trait DispatchStore: Send + Sync + 'static {
     /// Records that an attempt ended without an outcome. The outcome of another one ends it when it is settled.
     fn cancel_attempt(&self, _delivery: DeliverySeq) {}
 
+    /// Gives this process's hooks to other processes soon, because it is stopping. Attempts in flight stay its own: their outcomes
+    /// are still recorded.
+    fn hand_over(&self) {}
+
     /// Returns the next change that another process made. Never resolves if no other process uses the store. Cancel safe.
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {
         std::future::pending().boxed()

@@ -53,7 +53,7 @@ pub struct PostgresStore {
     pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
     /// The writer of all other operations.
     pub(super) direct_writer: i64,
-    membership: Arc<Membership>,
+    pub(super) membership: Arc<Membership>,
     stopping: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     closes_connections: bool,

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::super::clock_jumps::WallClock;
 use super::servers::Servers;
-use super::{prepare_on_copy, wait_until_settled};
+use super::{prepare_on_copy, signal, wait_until_settled};
 use crate::harness::manifests::{hook, merge, quick};
 use crate::harness::standalone::{EVENTS, Standalone};
 use crate::harness::{DEADLINE, Receiver, Reply, eventually, number, seed};
@@ -90,12 +90,9 @@ async fn start_workers(servers: &Servers, clock: &WallClock, manifests: &str) ->
     for worker in &mut workers[1..] {
         worker.restart().await;
     }
+    let line = |line: &str| line.contains("following the database's");
+    workers[1].process().wait_for_line(line, DEADLINE).await;
     workers
-}
-
-fn signal(pid: u32, name: &str) {
-    let status = std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
-    assert!(status.expect("kill").success());
 }
 
 /// Publishes events until `stop`, each until a worker accepts it.

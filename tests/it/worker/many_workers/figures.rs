@@ -12,10 +12,10 @@ use crate::harness::http::answer;
 use crate::harness::manifests::{hook, merge, quick};
 use crate::harness::postgres::{PostgresServer, PostgresServerOptions};
 use crate::harness::standalone::{EVENTS, Standalone};
-use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+use crate::harness::{DEADLINE, Receiver, Reply, eventually, number};
 
 const WORKERS: usize = 3;
-/// Events in a second.
+/// Events in a second, unless `SOAK_RATE` says otherwise.
 const RATE: u64 = 500;
 /// Each gets one event in this many.
 const HOOKS: u64 = 40;
@@ -64,15 +64,16 @@ impl Record {
     }
 }
 
-/// Publishes `RATE` events a second, whatever the answers take, each to the next of the URLs.
+/// Publishes this many events a second, whatever the answers take, each to the next of the URLs.
 async fn publish(
+    rate: u64,
     urls: Arc<Mutex<Vec<String>>>,
     record: Arc<Record>,
     stop: Arc<AtomicBool>,
     name: &'static str,
 ) {
     let client = reqwest::Client::new();
-    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
     let mut requests = tokio::task::JoinSet::new();
     for n in 0_u64.. {
         ticks.tick().await;
@@ -99,11 +100,14 @@ async fn publish(
     requests.join_all().await;
 }
 
-/// Prints how long hand-overs take under `RATE` events a second: when workers are replaced one after the other, and when one
+/// Prints how long hand-overs take under load: when workers are replaced one after the other, and when one
 /// is killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: make soak"]
 async fn soak_figures_of_hand_overs() {
+    let rate = number("SOAK_RATE").unwrap_or(RATE);
+    // Two seconds each.
+    let some = usize::try_from(rate * 2).expect("a rate");
     let record: Arc<Mutex<Arc<Record>>> = Arc::default();
     let recording = record.clone();
     let receiver = Receiver::start(move |request, _| {
@@ -130,43 +134,43 @@ async fn soak_figures_of_hand_overs() {
     let begin = |name: &'static str| {
         let (fresh, stop) = (Arc::new(Record::default()), Arc::new(AtomicBool::new(false)));
         *record.lock().unwrap() = fresh.clone();
-        let sender = tokio::spawn(publish(urls.clone(), fresh.clone(), stop.clone(), name));
+        let sender = tokio::spawn(publish(rate, urls.clone(), fresh.clone(), stop.clone(), name));
         (fresh, stop, sender)
     };
 
     let (replaced, stop, sender) = begin("replaced");
     for (number, worker) in workers.iter_mut().enumerate() {
-        replaced.wait_for(1000).await;
+        replaced.wait_for(some).await;
         let new = start_on_copy(&manifests, &args, &data).await;
         urls.lock().unwrap()[number] = new.url(EVENTS);
         // Those that are on their way to the old one, as behind a load balancer.
-        replaced.wait_for(1000).await;
+        replaced.wait_for(some).await;
         let old = std::mem::replace(worker, new);
         old.process().terminate().await;
     }
-    replaced.wait_for(1000).await;
+    replaced.wait_for(some).await;
     stop.store(true, Ordering::SeqCst);
     sender.await.expect("the sender");
     let longest = replaced.longest_delivery().await;
     let refused = replaced.refused.lock().unwrap().len();
     println!(
-        "{WORKERS} workers replaced under {RATE} events/s: {refused} refused, p99 of an accept {:?}, longest delivery {longest:?}",
+        "{WORKERS} workers replaced under {rate} events/s: {refused} refused, p99 of an accept {:?}, longest delivery {longest:?}",
         replaced.p99_of_accepts()
     );
     assert_eq!(*replaced.refused.lock().unwrap(), [""; 0]);
     wait_until_settled(&workers[0]).await;
 
     let (killed, stop, sender) = begin("killed");
-    killed.wait_for(1000).await;
+    killed.wait_for(some).await;
     // A load balancer sends nothing to a pod that has ended.
     urls.lock().unwrap().pop();
-    killed.wait_for(1000).await;
+    killed.wait_for(some).await;
     workers[WORKERS - 1].process().kill9();
-    killed.wait_for(usize::try_from(RATE * 15).unwrap()).await;
+    killed.wait_for(some * 8).await;
     stop.store(true, Ordering::SeqCst);
     sender.await.expect("the sender");
     println!(
-        "one of {WORKERS} workers killed under {RATE} events/s: p99 of an accept {:?}, longest delivery {:?} (the lease is 10 s)",
+        "one of {WORKERS} workers killed under {rate} events/s: p99 of an accept {:?}, longest delivery {:?} (the lease is 10 s)",
         killed.p99_of_accepts(),
         killed.longest_delivery().await
     );

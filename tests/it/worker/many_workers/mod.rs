@@ -51,3 +51,8 @@ async fn wait_until_settled(worker: &Standalone) {
     })
     .await;
 }
+
+fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
+    assert!(status.expect("kill").success());
+}

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::{start_on_copy, wait_until_settled};
+use tokio::sync::Semaphore;
+
+use super::{signal, start_on_copy, wait_until_settled};
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, quick};
 use crate::harness::postgres::shared;
@@ -77,4 +79,34 @@ async fn a_rolling_restart_refuses_no_event() {
     let ids: BTreeSet<&str> = requests.iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(ids.len(), durations.len() * 20, "each hook has each event");
     assert_eq!(requests.len(), ids.len(), "nothing is sent twice");
+}
+
+/// A worker that stops waits for its attempts. Its hooks are sent by the other one meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_worker_does_not_hold_its_hooks_back() {
+    const HOOKS: usize = 20;
+    let permits = Arc::new(Semaphore::new(0));
+    let holding = permits.clone();
+    let receiver = Receiver::start(move |request, _| match request.json()["id"] == "held" {
+        true => Reply::AfterPermit(holding.clone(), Reply::status(200).into()),
+        false => Reply::status(200),
+    });
+    let manifests: String = (0..HOOKS).map(|n| hook(&format!("h{n}"), &receiver.url(), quick())).collect();
+    let database = shared().new_database();
+    let args = ["--store-url", &database, "--allow-unsafe-commits"];
+    let stopping = Standalone::start(&manifests, &args).await;
+    stopping.publish_accepted(&event("held")).await;
+    receiver.wait_for(HOOKS, DEADLINE).await;
+    let other = start_on_copy(&manifests, &args, &stopping.data).await;
+    signal(stopping.process().pid(), "TERM");
+    other.publish_accepted(&event("next")).await;
+    receiver.wait_for(2 * HOOKS, DEADLINE).await;
+    assert_eq!(stopping.process().ended(), None, "its attempts are still in flight");
+    permits.add_permits(HOOKS);
+    eventually(DEADLINE, "the worker to stop", async || {
+        stopping.process().ended().map(drop).ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
+    wait_until_settled(&other).await;
+    assert_eq!(receiver.requests().len(), 2 * HOOKS, "nothing is sent twice");
 }

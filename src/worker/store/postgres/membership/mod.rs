@@ -13,9 +13,11 @@ mod server_clock;
 mod share;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 
 pub(super) use ownership::Ownership;
@@ -41,11 +43,31 @@ pub(super) struct Membership {
     ownership: Arc<Ownership>,
     /// On the steady clock: from when on the load of this worker is known, and when it may give a shard for it again.
     times: Mutex<(Millis, Millis)>,
+    is_leaving: AtomicBool,
+    leaving: Notify,
 }
 
 impl Membership {
     pub(super) fn new(name: String, ownership: Arc<Ownership>) -> Self {
-        Membership { name, ownership, times: Mutex::default() }
+        Membership {
+            name,
+            ownership,
+            times: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
+            leaving: Notify::new(),
+        }
+    }
+
+    /// Gives all shards away with the next step, and takes none any more. The lease goes on: what this process is attempting
+    /// stays its own.
+    pub(super) fn begin_leaving(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        self.leaving.notify_one();
+    }
+
+    /// Waits for `begin_leaving`, once. Cancel safe.
+    pub(super) async fn wants_to_leave(&self) {
+        self.leaving.notified().await;
     }
 
     /// Registers this process. A former process of the same name has ended: its shards are taken at once.
@@ -96,14 +118,21 @@ impl Membership {
         let (measured_at, may_move_at) = *self.times.lock();
         let is_measured = sent >= measured_at;
         let load: Option<f64> = is_measured.then(|| loads.values().sum());
+        let is_leaving = self.is_leaving.load(Ordering::Relaxed);
         session.forget_warnings();
         let asked = Millis::wall();
         let renewed = session
             .query_opt(
-                "UPDATE hookstream.workers SET lease_until = clock_timestamp() + make_interval(secs => $2), load = $3
+                "UPDATE hookstream.workers
+                 SET lease_until = clock_timestamp() + make_interval(secs => $2), load = $3, is_leaving = $4
                  WHERE id = $1 AND lease_until > clock_timestamp()
                  RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-                &[(&own, Type::INT8), (&LEASE.as_secs_f64(), Type::FLOAT8), (&load, Type::FLOAT8)],
+                &[
+                    (&own, Type::INT8),
+                    (&LEASE.as_secs_f64(), Type::FLOAT8),
+                    (&load, Type::FLOAT8),
+                    (&is_leaving, Type::BOOL),
+                ],
             )
             .await?;
         let Some(renewed) = renewed else { return Ok(false) };
@@ -123,6 +152,9 @@ impl Membership {
         self.ownership.extend(sent + (LEASE - MARGIN));
         let ids: Vec<i64> = workers.iter().map(|worker| worker.id).collect();
         let ShareChange { take, mut give } = share::plan(own, &ids, &shards);
+        if is_leaving {
+            give = to_others(own, &self.ownership.shards(), &workers);
+        }
         if !take.is_empty() {
             self.take(session, own, &take).await?;
         } else if give.is_empty()
@@ -221,10 +253,8 @@ impl Membership {
         let loads = self.ownership.loads(Millis::steady());
         let in_flight = self.ownership.begin_leaving(&owned);
         let Members { workers, .. } = read_members(session).await?;
-        let others: Vec<i64> =
-            workers.into_iter().map(|worker| worker.id).filter(|worker| *worker != own).collect();
-        if !others.is_empty() {
-            let shards: Vec<(i16, i64)> = owned.iter().copied().zip(others.iter().copied().cycle()).collect();
+        let shards = to_others(own, &owned, &workers);
+        if !shards.is_empty() {
             give(session, own, &shards, &loads, &in_flight).await?;
         }
         session
@@ -235,6 +265,12 @@ impl Membership {
             .await
             .map(drop)
     }
+}
+
+/// Divides shards between the workers other than `own`. Empty: there is none.
+fn to_others(own: i64, shards: &[i16], workers: &[WorkerLoad]) -> Vec<(i16, i64)> {
+    let others = workers.iter().map(|worker| worker.id).filter(|worker| *worker != own);
+    shards.iter().copied().zip(others.collect::<Vec<_>>().into_iter().cycle()).collect()
 }
 
 /// Changes the owners of shards that `own` owns, with their loads, and lists its deliveries in flight.
@@ -267,7 +303,7 @@ async fn give(
 
 /// The workers whose leases last, and the shards.
 struct Members {
-    /// In ascending order of their ids.
+    /// In ascending order of their ids, without those that are leaving.
     workers: Vec<WorkerLoad>,
     shards: Vec<ShardRow>,
     /// The loads of the shards at their last transfers.
@@ -290,7 +326,8 @@ async fn read_members(session: &Session) -> Result<Members, DbError> {
     }
     let rows = session
         .query(
-            "SELECT id, load FROM hookstream.workers WHERE lease_until > clock_timestamp() ORDER BY id",
+            "SELECT id, load FROM hookstream.workers WHERE lease_until > clock_timestamp() AND NOT is_leaving
+             ORDER BY id",
             &[],
         )
         .await?;

@@ -187,6 +187,10 @@ impl DispatchStore for PostgresStore {
         self.ownership.end_attempts([delivery]);
     }
 
+    fn hand_over(&self) {
+        self.membership.begin_leaving();
+    }
+
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {
         PostgresStore::next_notice(self).boxed()
     }

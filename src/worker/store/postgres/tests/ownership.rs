@@ -198,6 +198,29 @@ async fn an_attempt_that_ends_without_an_outcome_after_a_hand_over_frees_its_del
     assert_eq!((due(&other).await, other.in_flight_elsewhere("uid-x")), (seqs, 0));
 }
 
+/// A worker that stops gives its shards away at once, gets none back, and still records the outcome of what it is attempting.
+#[tokio::test]
+async fn a_stopping_worker_hands_over_before_its_attempts_end() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let accepted = old.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
+    let seqs = seqs_of(&accepted);
+    assert!(old.begin_attempt("uid-x", seqs[0]));
+    old.hand_over();
+    old.renew().await.unwrap();
+    assert_eq!(old.ownership.shards().len(), 256, "there is no other worker");
+    let other = open(&url, "other").await;
+    for _ in 0..3 {
+        old.renew().await.unwrap();
+        other.renew().await.unwrap();
+        assert_eq!((old.ownership.shards().len(), other.ownership.shards().len()), (0, 256));
+    }
+    assert_eq!((due(&other).await, other.in_flight_elsewhere("uid-x")), (vec![seqs[1]], 1));
+    old.settle(settled(seqs[0], T0, 200, NextStep::Delivered)).await.unwrap();
+    let state = other.delivery("shop", ids_of(&accepted)[0]).await.unwrap().unwrap().state;
+    assert_eq!(state, DeliveryState::Delivered);
+}
+
 /// Two workers, of which one has nearly all of the load: a shard goes to the other one, with its measured load.
 #[tokio::test]
 async fn a_worker_with_more_load_gives_a_shard_away() {
