@@ -20,6 +20,8 @@
 //! day ahead, the stop may have been short and the wall clock wrong: for an hour, ages do not count that gap
 //! ([`ClockReading::age_time`]).
 //!
+//! Workers that share a store on a server follow that server's clock instead of their machines' (`time::follow_server`).
+//!
 //! How to use it: `Millis::now()` is the disciplined time in a worker, and `Millis::for_ages()` the time from which ages
 //! are computed. `Millis::wall()` is for times that other programs compare with their own clock. The dispatcher keeps its
 //! timers on the monotonic clock of a [`ClockReading`].

@@ -1,5 +1,6 @@
 //! Points in time with millisecond resolution, as the store keeps them, and the clocks of the process.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, const_mutex};
@@ -11,10 +12,25 @@ use super::duration;
 /// The clock of a process with a store. None: the process follows the wall clock.
 static DISCIPLINED: Mutex<Option<DisciplinedClock>> = const_mutex(None);
 
+/// By how many milliseconds the clock of the store's server is ahead of this machine's. 0: unknown, or close enough.
+static SERVER_AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// Makes the process follow the clock of the store's server, which is `ahead` milliseconds ahead of this machine's. Processes
+/// that share a store compare its times with their clocks: one whose clock is ahead would accept events that are not due
+/// for the others.
+pub fn follow_server(ahead: i64) {
+    SERVER_AHEAD.store(ahead, Ordering::Relaxed);
+}
+
+/// Returns by how many milliseconds the clock that the process follows is ahead of this machine's.
+pub fn server_ahead() -> i64 {
+    SERVER_AHEAD.load(Ordering::Relaxed)
+}
+
 /// Disciplines the clock of this process from now on: see [`super::clock`]. `reference`: the time of the store's last
 /// commit.
 pub fn discipline_clock(reference: Option<Millis>) -> ClockReading {
-    let (wall, monotonic) = (Millis::wall(), Millis::steady());
+    let (wall, monotonic) = (Millis::reference(), Millis::steady());
     DISCIPLINED.lock().insert(DisciplinedClock::start(wall, monotonic, reference)).read(wall, monotonic)
 }
 
@@ -22,7 +38,7 @@ pub fn discipline_clock(reference: Option<Millis>) -> ClockReading {
 pub fn read_clock() -> ClockReading {
     let mut clock = DISCIPLINED.lock();
     // Read within the lock, so that the readings of concurrent threads arrive in order.
-    let (wall, monotonic) = (Millis::wall(), Millis::steady());
+    let (wall, monotonic) = (Millis::reference(), Millis::steady());
     match clock.as_mut() {
         Some(clock) => clock.read(wall, monotonic),
         None => ClockReading { time: wall, monotonic, age_lag: Duration::ZERO },
@@ -50,6 +66,12 @@ impl Millis {
     /// Returns the wall-clock time with its jumps. Use it only for times that other programs compare with their clocks.
     pub fn wall() -> Self {
         Millis(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// Returns the time that disciplines the clock of the process: the wall clock, or that of the store's server
+    /// ([`follow_server`]).
+    pub fn reference() -> Self {
+        Millis(Self::wall().0.saturating_add(server_ahead()))
     }
 
     /// Returns a monotonic time since boot. On Linux the clock also advances while the process is stopped and while the

@@ -202,7 +202,8 @@ pub async fn end_holds_of_deleted_hooks(store: &dyn Store, index: &HookIndex, di
 pub async fn start_clock(store: &dyn Store) -> Result<ClockReading, StoreError> {
     let stored = store.stored_times().await?;
     let reading = time::discipline_clock(stored.last_commit);
-    let (gap, wall) = (Millis::wall().0.saturating_sub(reading.time.0), Millis::wall().rfc3339());
+    let reference = Millis::reference();
+    let (gap, wall) = (reference.0.saturating_sub(reading.time.0), reference.rfc3339());
     if gap < -CLOCK_TOLERANCE {
         tracing::warn!(
             wall,
@@ -232,7 +233,7 @@ pub async fn follow_clock(store: &dyn Store, dispatch: &DispatchHandle, start: C
     loop {
         tokio::time::sleep(CLOCK_INTERVAL).await;
         let now = Millis::now();
-        let difference = Millis::wall().0.saturating_sub(now.0);
+        let difference = Millis::reference().0.saturating_sub(now.0);
         if (difference.abs() > CLOCK_TOLERANCE) != is_apart {
             is_apart = !is_apart;
             let seconds = difference / 1000;

@@ -46,6 +46,14 @@ impl<T> CoalescingQueue<T> {
         self.available.notify_one();
     }
 
+    /// Drops the update of a hook, if there is one.
+    pub fn remove(&self, uid: &str) {
+        let mut state = self.state.lock();
+        if state.updates.remove(uid).is_some() {
+            state.order.retain(|queued| **queued != *uid);
+        }
+    }
+
     /// Removes the oldest updates, at most `limit`. Waits until there is one.
     pub async fn pop(&self, limit: usize) -> Vec<(Arc<str>, T)> {
         loop {
@@ -99,6 +107,18 @@ mod tests {
         queue.requeue(&a, "old");
         queue.requeue(&b, "old");
         assert_eq!(queue.pop(9).await, [(a, "new"), (b, "old")]);
+    }
+
+    #[tokio::test]
+    async fn a_removed_update_is_not_returned() {
+        let queue = CoalescingQueue::default();
+        let [a, b, c] = uids();
+        queue.push(&a, 1);
+        queue.push(&b, 2);
+        queue.remove(&a);
+        queue.remove(&c);
+        queue.push(&a, 3);
+        assert_eq!(queue.pop(9).await, [(b, 2), (a, 3)]);
     }
 
     #[tokio::test]

@@ -130,8 +130,8 @@ impl ConditionWriter {
     async fn refresh(&mut self) {
         for _ in 0..self.failing.len().min(MAX_REFRESHED) {
             let Some((uid, health)) = self.failing.pop_front() else { return };
-            // A deleted hook is forgotten.
-            if self.index.get(&uid).is_some() {
+            // A hook that was deleted, or whose deliveries another worker sends, is forgotten.
+            if self.index.get(&uid).is_some() && self.store.owns(&uid) {
                 // The next round repeats a failed write.
                 self.write(&uid, &health, WriteCause::Refresh).await;
                 self.failing.push_back((uid, health));
@@ -139,8 +139,13 @@ impl ConditionWriter {
         }
     }
 
-    /// Writes the condition and the report, unless the object already has them.
+    /// Writes the condition and the report, unless the object already has them, or another worker may send the hook's
+    /// deliveries.
     async fn write(&mut self, uid: &Arc<str>, health: &DeliveryHealth, cause: WriteCause) -> WriteResult {
+        // The other worker reports the hook's health, which this write would undo.
+        if !self.store.owns(uid) {
+            return WriteResult::Done;
+        }
         let Some(guarded) = self.view.hook(&health.hook.namespace, &health.hook.name) else {
             return WriteResult::Done;
         };
@@ -192,6 +197,11 @@ impl ConditionWriter {
         let target = WriteTarget::of(ResourceKind::EventHook, object);
         let resumed = health.resumed.clone().or_else(|| handled.cloned());
         let written = DeliveryStatus { condition, report, resumed };
+        // Right before the write: the read of the backlog may have taken longer than the lease. If the hook stays with this
+        // process, the write is repeated.
+        if !self.store.owns_now(uid) {
+            return WriteResult::RetryAfter(FAILED_RETRY);
+        }
         match self.cluster.write_delivery_status(&target, written).await {
             Ok(()) => {
                 if is_news {
@@ -244,8 +254,10 @@ mod tests {
     use super::*;
     use crate::cluster::files::{FileCluster, FileClusterOptions};
     use crate::metrics::Metrics;
-    use crate::worker::store::HookId;
+    use crate::worker::store::postgres::connect::PostgresOptions;
+    use crate::worker::store::postgres::{PostgresStore, test_server};
     use crate::worker::store::sqlite::SqliteStore;
+    use crate::worker::store::{DispatchStore, HookId, MaintenanceStore};
 
     fn health(uid: &str, healthy: bool) -> DeliveryHealth {
         let hook = HookId { uid: uid.into(), namespace: "default".into(), name: "h".into() };
@@ -261,33 +273,85 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn does_not_trust_a_view_that_is_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let manifest = dir.path().join("h.yaml");
-        std::fs::create_dir(dir.path().join("store")).unwrap();
+    /// A cluster of files with the hook `h`.
+    fn cluster_of(dir: &std::path::Path) -> Arc<FileCluster> {
+        let manifest = dir.join("h.yaml");
+        std::fs::create_dir(dir.join("store")).unwrap();
         std::fs::write(
             &manifest,
             "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: h}\nspec: {source: s, handler: {log: {}}}\n",
         )
         .unwrap();
-        let options = FileClusterOptions {
-            manifests: vec![manifest],
-            data: dir.path().into(),
-            prune: false,
-            token: None,
+        let options =
+            FileClusterOptions { manifests: vec![manifest], data: dir.into(), prune: false, token: None };
+        Arc::new(FileCluster::open(options).unwrap())
+    }
+
+    /// Returns the status of the condition of the hook `h`.
+    async fn delivering(files: &FileCluster) -> Option<String> {
+        let view = files.view().await;
+        let guarded = view.hook("default", "h").unwrap();
+        delivering_condition(guarded.0.as_ref().unwrap()).map(|c| c.status.clone())
+    }
+
+    /// After a hand-over, the former owner may have queued a health, a retry, and a refresh of the hook.
+    #[tokio::test]
+    async fn a_worker_that_does_not_own_the_hook_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = cluster_of(dir.path());
+        let url = test_server::shared().new_database();
+        let mut options: PostgresOptions = url.parse().unwrap();
+        // The tests' server does not sync.
+        options.allow_unsafe_sync = true;
+        let first = Arc::new(PostgresStore::open(&options, "first").await.unwrap());
+        let second = Arc::new(PostgresStore::open(&options, "second").await.unwrap());
+        let uid: Arc<str> = crate::cluster::files::object_uid("EventHook", "default", "h").into();
+        let start = Instant::now();
+        let owns = |store: &PostgresStore| store.owns(&uid);
+        while first.stats().await.unwrap().owned_shards != 128 || owns(&first) == owns(&second) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the shards were not divided");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let (owner, other) = if owns(&first) { (first, second) } else { (second, first) };
+        let view = files.view().await;
+        let writer = |store: &Arc<PostgresStore>| {
+            let index = Arc::new(HookIndex::new(Arc::new(Metrics::default())));
+            let reports = Arc::new(ReportQueues::default());
+            ConditionWriter::new(files.clone(), view.clone(), store.clone(), index, reports)
         };
-        let files = Arc::new(FileCluster::open(options).unwrap());
+        let (mut of_owner, mut of_other) = (writer(&owner), writer(&other));
+        let state = health(&uid, false);
+        assert_eq!(of_other.write(&uid, &state, WriteCause::Change).await, WriteResult::Done);
+        assert_eq!(of_other.write(&uid, &state, WriteCause::Refresh).await, WriteResult::Done);
+        assert_eq!(delivering(&files).await, None);
+        of_owner.write(&uid, &state, WriteCause::Change).await;
+        assert_eq!(delivering(&files).await.as_deref(), Some("False"));
+        // The other one takes over, and what the former owner still has to write changes nothing.
+        owner.close().await;
+        while !owns(&other) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the shard was not taken");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        of_other.view = files.view().await;
+        of_other.write(&uid, &health(&uid, true), WriteCause::Change).await;
+        assert_eq!(delivering(&files).await.as_deref(), Some("True"));
+        of_owner.view = files.view().await;
+        of_owner.recent_writes.clear();
+        assert_eq!(of_owner.write(&uid, &state, WriteCause::Change).await, WriteResult::Done);
+        assert_eq!(delivering(&files).await.as_deref(), Some("True"));
+        other.close().await;
+    }
+
+    #[tokio::test]
+    async fn does_not_trust_a_view_that_is_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = cluster_of(dir.path());
         let store = Arc::new(SqliteStore::open(&dir.path().join("store")).unwrap());
         let index = Arc::new(HookIndex::new(Arc::new(Metrics::default())));
         let reports = Arc::new(ReportQueues::default());
         let mut writer = ConditionWriter::new(files.clone(), files.view().await, store, index, reports);
         let uid: Arc<str> = crate::cluster::files::object_uid("EventHook", "default", "h").into();
-        let status = async || {
-            let view = files.view().await;
-            let guarded = view.hook("default", "h").unwrap();
-            delivering_condition(guarded.0.as_ref().unwrap()).map(|c| c.status.clone())
-        };
+        let status = async || delivering(&files).await;
         assert_eq!(status().await, None);
         assert_eq!(writer.write(&uid, &health(&uid, true), WriteCause::Change).await, WriteResult::Done);
         assert_eq!(status().await.as_deref(), Some("True"));

@@ -52,7 +52,7 @@ pub async fn check(url: SecretString, database: DatabaseArgs, output: OutputForm
     for problem in &report.problems {
         eprintln!("hookstream: {problem}");
     }
-    if !report.problems.is_empty() {
+    if report.needs_restore {
         eprintln!(
             "hookstream: stop the workers and restore a backup of the database, see docs/postgresql.md"
         );

@@ -10,7 +10,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::command::{DispatchCommand, DispatchHandle, ReportGuard};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
-use super::ownership::Owns;
+use super::ownership::{InFlightElsewhere, Owns};
 use super::time::Now;
 use super::{attempt, ownership, settler, store_jobs};
 use crate::core::time::Millis;
@@ -72,10 +72,11 @@ impl Dispatcher {
         let counted = (parts.metrics.clone(), parts.index.clone());
         tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), counted));
         let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
-        let owner = parts.store.clone();
+        let (owner, listing) = (parts.store.clone(), parts.store.clone());
         let owns: Owns = Arc::new(move |uid| owner.owns(uid));
+        let elsewhere: InFlightElsewhere = Arc::new(move |uid| listing.in_flight_elsewhere(uid));
         let dispatcher = Dispatcher {
-            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory).owning(owns),
+            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory).owning(owns, elsewhere),
             memory: parts.memory,
             store: parts.store,
             index: parts.index,
@@ -122,6 +123,8 @@ impl Dispatcher {
             self.execute(effects);
         }
         self.machine.stop();
+        // Otherwise every delivery of these hooks would wait for the slowest attempt in flight.
+        self.store.hand_over();
         self.tasks.close();
         // The settler ends when every sender is dropped: this one, and those of the attempts in flight.
         self.outcomes = mpsc::channel(1).0;
@@ -206,7 +209,10 @@ impl Dispatcher {
             Effect::ReportCrowding { namespace, is_crowded } => {
                 self.handle.crowded.set(namespace, is_crowded)
             }
-            Effect::Disown(uid) => self.metrics.unhealthy_hooks.remove(&uid),
+            Effect::Disown(uid) => {
+                self.metrics.unhealthy_hooks.remove(&uid);
+                self.reports.health.remove(&uid);
+            }
             Effect::RecordProbe(evidence) => self.metrics.record_breaker_probe(evidence),
             Effect::Transfer { from, to } => {
                 self.tasks.spawn(store_jobs::transfer(self.store.clone(), self.handle.clone(), from, to));

@@ -10,7 +10,7 @@ use super::effect::Effect;
 use super::health::{evaluate_hold, hold_change};
 use super::hold::GoneMark;
 use super::memory::DeliveryMemory;
-use super::ownership::Owns;
+use super::ownership::{InFlightElsewhere, Owns};
 use super::queue::{AttemptInFlight, HookQueue, UndecidedFilter, memory_size};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
@@ -50,6 +50,7 @@ pub struct DispatchMachine {
     /// The store cannot record outcomes, so no attempt starts.
     is_store_full: bool,
     pub(super) owns: Owns,
+    pub(super) elsewhere: InFlightElsewhere,
 }
 
 impl DispatchMachine {
@@ -72,6 +73,7 @@ impl DispatchMachine {
             is_stopping: false,
             is_store_full: false,
             owns: Arc::new(|_| true),
+            elsewhere: Arc::new(|_| 0),
         }
     }
 

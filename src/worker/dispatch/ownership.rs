@@ -11,11 +11,19 @@ use crate::worker::store::{DispatchNotice, DispatchStore, HookBacklog, HookId, S
 /// Returns whether this process sends the deliveries of the hook with this uid.
 pub type Owns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// Returns how many deliveries of an own hook another process is still attempting.
+pub type InFlightElsewhere = Arc<dyn Fn(&str) -> usize + Send + Sync>;
+
 impl DispatchMachine {
-    /// Sends only the deliveries of these hooks.
-    pub fn owning(mut self, owns: Owns) -> Self {
-        self.owns = owns;
+    /// Sends only the deliveries of these hooks, within what others leave of their concurrency.
+    pub fn owning(mut self, owns: Owns, elsewhere: InFlightElsewhere) -> Self {
+        (self.owns, self.elsewhere) = (owns, elsewhere);
         self
+    }
+
+    /// True if as many deliveries of the hook are in flight as it allows, here and at its former owners.
+    pub(super) fn is_saturated(&self, uid: &str, in_flight: usize, concurrency: usize) -> bool {
+        in_flight.saturating_add((self.elsewhere)(uid)) >= concurrency
     }
 
     /// Takes over the hooks that this process owns now, and gives up those of other workers.

@@ -173,10 +173,13 @@ impl DispatchMachine {
         now: Now,
     ) -> Stopped {
         loop {
-            let Some(queue) = self.queues.get_mut(uid) else { return Stopped::NothingReady };
-            if queue.in_flight >= concurrency {
+            let Some(in_flight) = self.queues.get(uid).map(|queue| queue.in_flight) else {
+                return Stopped::NothingReady;
+            };
+            if self.is_saturated(uid, in_flight, concurrency) {
                 return Stopped::Concurrency;
             }
+            let Some(queue) = self.queues.get_mut(uid) else { return Stopped::NothingReady };
             if let Some(at) = queue.not_before(rate, now.steady) {
                 return Stopped::NotBefore(at);
             }
@@ -362,6 +365,7 @@ impl DispatchMachine {
     /// Starts the attempt whose capacity was granted before its delivery was read.
     fn start_granted(&mut self, uid: &Arc<str>, grant: Grant, now: Now) {
         let (state, is_halted) = (self.index.get(uid), self.is_halted());
+        let elsewhere = (self.elsewhere)(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let may_start = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
             Some((state, hook)) => {
@@ -370,7 +374,7 @@ impl DispatchMachine {
                     && !is_blocked(hold.as_ref(), queue, now.steady)
                     // Another delivery, larger than the one that was read, may be sent first.
                     && queue.next_data_len().is_some_and(|len| self.memory.is_covered(grant, len))
-                    && queue.in_flight < hook.delivery.concurrency
+                    && queue.in_flight.saturating_add(elsewhere) < hook.delivery.concurrency
                     && queue.not_before(state.rate(), now.steady).is_none()
             }
             None => false,

@@ -98,6 +98,19 @@ pub trait DispatchStore: Send + Sync + 'static {
         true
     }
 
+    /// True if this process sends the hook's deliveries, and no other one can have taken the hook over by now. For writes that
+    /// another process must not undo. Cheap: no access to the store.
+    fn owns_now(&self, hook_uid: &str) -> bool {
+        self.owns(hook_uid)
+    }
+
+    /// Returns how many deliveries of an own hook another process is still attempting, because it sent the hook's deliveries
+    /// before. They count against the hook's concurrency. When the number falls, `next_notice` reports the hook as due.
+    /// Cheap: no access to the store.
+    fn in_flight_elsewhere(&self, _hook_uid: &str) -> usize {
+        0
+    }
+
     /// Records that an attempt starts. False: another worker may send the hook's deliveries now, so the attempt must not
     /// start. Cheap: no access to the store.
     fn begin_attempt(&self, _hook_uid: &str, _delivery: DeliverySeq) -> bool {
@@ -106,6 +119,10 @@ pub trait DispatchStore: Send + Sync + 'static {
 
     /// Records that an attempt ended without an outcome. The outcome of another one ends it when it is settled.
     fn cancel_attempt(&self, _delivery: DeliverySeq) {}
+
+    /// Gives this process's hooks to other processes soon, because it is stopping. Attempts in flight stay its own: their outcomes
+    /// are still recorded.
+    fn hand_over(&self) {}
 
     /// Returns the next change that another process made. Never resolves if no other process uses the store. Cancel safe.
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {

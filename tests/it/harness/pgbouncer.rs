@@ -14,6 +14,11 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts PgBouncer with at most this many connections to each database, which all clients share.
     pub fn start(server: &PostgresServer, connections: u32) -> Result<PgBouncer, String> {
+        PgBouncer::start_at(server.port, connections)
+    }
+
+    /// Starts PgBouncer in front of the server at this port.
+    pub fn start_at(server_port: u16, connections: u32) -> Result<PgBouncer, String> {
         let program = find("pgbouncer")?;
         let dir = own_folder()?;
         let owner = server_user(dir.path())?;
@@ -21,11 +26,11 @@ impl PgBouncer {
         let users = dir.path().join("users.txt");
         let conf = dir.path().join("pgbouncer.ini");
         let text = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user={USER}\n\
+            "[databases]\n* = host=127.0.0.1 port={server_port} user={USER}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = trust\nauth_file = {}\npool_mode = transaction\n\
-             default_pool_size = {connections}\nmax_client_conn = 300\n",
-            server.port,
+             default_pool_size = {connections}\nmax_client_conn = 300\n\
+             server_login_retry = 1\n",
             users.display()
         );
         for (path, text) in [(&users, format!("\"{USER}\" \"\"\n")), (&conf, text)] {

@@ -98,6 +98,8 @@ pub struct PostgresServerOptions<'a> {
     pub files: &'a [(&'a str, &'a str)],
     /// Copy the data of this server, and follow it as a hot standby with this application name.
     pub standby_of: Option<(&'a PostgresServer, &'a str)>,
+    /// The port, which a killed server had. Default: a free one.
+    pub port: Option<u16>,
 }
 
 pub struct PostgresServer {
@@ -187,7 +189,7 @@ impl PostgresServer {
         }
         // Another program may take the port before the server binds it.
         for last in [false, false, true] {
-            server.port = free_port();
+            server.port = options.port.unwrap_or_else(free_port);
             let mut conf =
                 format!("port = {}\nunix_socket_directories = '{}'\n", server.port, server.dir.display());
             let fast = if options.durable { &[][..] } else { FAST };

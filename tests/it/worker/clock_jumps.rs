@@ -44,13 +44,13 @@ int clock_gettime(clockid_t clock, struct timespec *at) {
 "#;
 
 /// The wall clock of a process under test.
-struct WallClock {
+pub(super) struct WallClock {
     offset: PathBuf,
     library: PathBuf,
 }
 
 impl WallClock {
-    fn compile() -> WallClock {
+    pub(super) fn compile() -> WallClock {
         let (source, library) = (watchdog::unique_path("clock.c"), watchdog::unique_path("clock.so"));
         std::fs::write(&source, SHIM).unwrap();
         let cc = std::process::Command::new("cc")
@@ -64,15 +64,20 @@ impl WallClock {
         clock
     }
 
-    /// Sets the clock this many hours ahead of the machine's, or behind it. Writes in place, because the file is mapped.
+    /// Sets the clock this many hours ahead of the machine's, or behind it.
     fn shift(&self, hours: i64) {
+        self.shift_seconds(hours * 3600);
+    }
+
+    /// Sets the clock this many seconds ahead of the machine's, or behind it. Writes in place, because the file is mapped.
+    pub(super) fn shift_seconds(&self, seconds: i64) {
         use std::os::unix::fs::FileExt;
         let file = std::fs::OpenOptions::new().write(true).open(&self.offset).unwrap();
-        file.write_all_at(&(hours * 3600).to_ne_bytes(), 0).unwrap();
+        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }
 
     /// Runs the installation under this clock, from the next start on.
-    fn wrap(&self, standalone: &mut Standalone) {
+    pub(super) fn wrap(&self, standalone: &mut Standalone) {
         let (library, offset) = (self.library.display(), self.offset.display());
         let start = format!("LD_PRELOAD={library} CLOCK_OFFSET={offset} exec \"$@\"");
         standalone.wrapper = ["sh".into(), "-c".into(), start].into();

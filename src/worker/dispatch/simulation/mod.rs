@@ -4,6 +4,7 @@
 mod cost;
 mod crowding;
 mod fairness;
+mod hand_over;
 mod postponed;
 mod random;
 mod reports;
@@ -106,6 +107,18 @@ pub struct Simulation {
     ended_backlogs: usize,
     most_in_flight: usize,
     most_memory: usize,
+    /// Deliveries that former owners of the hooks are attempting.
+    elsewhere: Elsewhere,
+}
+
+/// Counts of deliveries by the uid of their hook.
+type Elsewhere = Arc<parking_lot::Mutex<HashMap<Arc<str>, usize>>>;
+
+/// Creates a machine that owns all hooks, and former owners attempt these deliveries.
+fn machine(index: &Arc<HookIndex>, grace: Duration, memory: usize, elsewhere: &Elsewhere) -> DispatchMachine {
+    let elsewhere = elsewhere.clone();
+    let count = move |uid: &str| elsewhere.lock().get(uid).copied().unwrap_or(0);
+    DispatchMachine::new(index.clone(), grace, memory).owning(Arc::new(|_| true), Arc::new(count))
 }
 
 impl Simulation {
@@ -114,9 +127,9 @@ impl Simulation {
     }
 
     fn with_grace(memory: usize, seed: u64, grace: Duration) -> Self {
-        let index = Arc::new(HookIndex::default());
+        let (index, elsewhere) = (Arc::new(HookIndex::default()), Elsewhere::default());
         Simulation {
-            machine: DispatchMachine::new(index.clone(), grace, memory),
+            machine: machine(&index, grace, memory, &elsewhere),
             index,
             memory,
             store: SimStore::default(),
@@ -143,6 +156,7 @@ impl Simulation {
             ended_backlogs: 0,
             most_in_flight: 0,
             most_memory: 0,
+            elsewhere,
         }
     }
 
@@ -312,7 +326,8 @@ impl Simulation {
         *self.attempts.entry(uid.clone()).or_default() += 1;
         let state = self.index.get(&uid).unwrap();
         let delivery = &state.hook.as_ref().unwrap().delivery;
-        let of_hook = self.machine.queues.get(&uid).unwrap().in_flight;
+        let elsewhere = self.elsewhere.lock().get(&uid).copied().unwrap_or(0);
+        let of_hook = self.machine.queues.get(&uid).unwrap().in_flight + elsewhere;
         assert!(of_hook <= delivery.concurrency.max(1), "{of_hook} attempts of {uid}");
         let duration = match self.receivers[&uid] {
             Receiver::Healthy(duration) => duration,
@@ -478,10 +493,18 @@ impl Simulation {
         self.in_flight.clear();
         self.later.clear();
         self.crowded.clear();
-        self.machine = DispatchMachine::new(self.index.clone(), self.grace, self.memory);
+        self.machine = machine(&self.index, self.grace, self.memory, &self.elsewhere);
         let held = self.held.values().cloned().collect();
         let effects = self.machine.start(held, self.store.backlogs(), self.now());
         self.execute(effects);
+    }
+
+    /// Sets how many deliveries of the hook its former owners are attempting. Fewer than before are reported.
+    fn set_elsewhere(&mut self, uid: &Arc<str>, count: usize) {
+        let before = self.elsewhere.lock().insert(uid.clone(), count).unwrap_or(0);
+        if count < before {
+            self.command(DispatchCommand::NotifyDue(uid.clone()));
+        }
     }
 
     fn delivered(&self, uid: &str) -> usize {

@@ -13,6 +13,7 @@ enum Step {
     Pause { hook: u8, paused: bool },
     Receiver { hook: u8, receiver: u8 },
     Concurrency { hook: u8, concurrency: u16 },
+    Elsewhere { hook: u8, count: usize },
     Delete(u8),
     Recreate(u8),
     Restart,
@@ -28,6 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..HOOKS, any::<bool>()).prop_map(|(hook, paused)| Step::Pause { hook, paused }),
         2 => (0..HOOKS, 0..5_u8).prop_map(|(hook, receiver)| Step::Receiver { hook, receiver }),
         1 => (0..HOOKS, 1..40_u16).prop_map(|(hook, concurrency)| Step::Concurrency { hook, concurrency }),
+        1 => (0..HOOKS, 0..20_usize).prop_map(|(hook, count)| Step::Elsewhere { hook, count }),
         1 => (0..HOOKS).prop_map(Step::Delete),
         1 => (0..HOOKS).prop_map(Step::Recreate),
         1 => Just(Step::Restart),
@@ -132,6 +134,9 @@ fn run_steps(steps: Vec<Step>, seed: u64, lost: Option<u32>) -> usize {
                 hooks.0[usize::from(hook)].concurrency = concurrency;
                 hooks.apply(&mut simulation, hook);
             }
+            Step::Elsewhere { hook, count } => {
+                simulation.set_elsewhere(&hooks.0[usize::from(hook)].uid, count);
+            }
             Step::Delete(hook) => {
                 hooks.0[usize::from(hook)].exists = false;
                 simulation.delete_hook(&format!("n{}", hook % 3), &format!("h{hook}"));
@@ -147,6 +152,7 @@ fn run_steps(steps: Vec<Step>, seed: u64, lost: Option<u32>) -> usize {
         recreate(&mut simulation, &mut hooks, hook);
         let found = &mut hooks.0[usize::from(hook)];
         (found.paused, found.receiver) = (false, receiver(0));
+        simulation.set_elsewhere(&found.uid, 0);
         hooks.apply(&mut simulation, hook);
     }
     // Longest: a pause of ten minutes of a breaker, after an attempt that hangs.

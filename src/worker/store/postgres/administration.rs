@@ -48,6 +48,9 @@ pub struct DatabaseReport {
     pub bytes: u64,
     /// Defects. Empty: the store is sound.
     pub problems: Vec<String>,
+    /// True if only a backup helps.
+    #[serde(skip)]
+    pub needs_restore: bool,
 }
 
 /// Creates the tables, or changes them to the format of this program.
@@ -91,8 +94,12 @@ async fn read(session: &Session, (version, min_reader): (i64, i64)) -> Result<Da
         deliveries.insert(state::read(row.try_get(0)?)?.into(), unsigned(row.try_get(1)?));
     }
     let mut problems = find_problems(session).await?;
+    let needs_restore = !problems.is_empty();
     if let Some(copy) = markers::unfinished(session).await? {
-        problems.push(format!("a copy from {} to it has not finished", copy.from));
+        problems.push(format!(
+            "a copy from {} to it has not finished: repeat the `hookstream store copy`, or empty it with `hookstream store unseal --store-url URL`",
+            copy.from
+        ));
     }
     Ok(DatabaseReport {
         server: row.try_get("server")?,
@@ -107,6 +114,7 @@ async fn read(session: &Session, (version, min_reader): (i64, i64)) -> Result<Da
         deliveries,
         bytes: count("bytes")?,
         problems,
+        needs_restore,
     })
 }
 

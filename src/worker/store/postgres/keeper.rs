@@ -29,6 +29,7 @@ pub(super) async fn keep_lease(
     for number in 0_u32.. {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = membership.wants_to_leave() => {}
             () = stopping.cancelled() => return,
         }
         let sweeps = number % SWEEP == SWEEP - 1;

@@ -88,10 +88,15 @@ impl Noticing {
                 }
             };
             tokio::select! {
-                _ = self.ownership.next_change() => {
-                    self.send(DispatchNotice::OwnershipChanged).await?;
-                    // Hooks that were gained may have due deliveries.
-                    pause = self.poll(&listener).await?;
+                change = self.ownership.next_change() => {
+                    if change.has_lost || !change.gained.is_empty() {
+                        self.send(DispatchNotice::OwnershipChanged).await?;
+                        // Hooks that were gained may have due deliveries.
+                        pause = self.poll(&listener).await?;
+                    }
+                    if !change.freed.is_empty() {
+                        self.send(DispatchNotice::DueHooks(change.freed.into_iter().collect())).await?;
+                    }
                 }
                 signal = signal => match signal {
                     Some(signal) => self.forward(signal.payload()).await?,

@@ -12,7 +12,7 @@ use super::markers;
 use super::session::Session;
 
 /// The format that this program writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// One change of the format, applied in one transaction. Never edit a released one: add another.
 struct Migration {
@@ -25,6 +25,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, min_reader: 1, sql: include_str!("tables.sql") },
     Migration { version: 2, min_reader: 1, sql: include_str!("standalone_tables.sql") },
+    Migration { version: 3, min_reader: 1, sql: include_str!("load_columns.sql") },
 ];
 
 /// The key of the advisory lock: "HkSt".

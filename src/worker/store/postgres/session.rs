@@ -61,6 +61,20 @@ impl Session {
         self.inner().is_direct()
     }
 
+    /// Fails if the last statement, which was its own transaction, may be lost in a failover: its wait for the synchronous
+    /// standby was cancelled. Call `forget_warnings` before the statement.
+    pub(super) fn check_committed(&self) -> Result<(), DbError> {
+        match self.inner().take_warnings().is_empty() {
+            true => Ok(()),
+            false => Err(DbError::OutcomeUnknown),
+        }
+    }
+
+    /// Forgets the warnings of earlier statements.
+    pub(super) fn forget_warnings(&self) {
+        self.inner().take_warnings();
+    }
+
     /// Begins a COPY FROM STDIN BINARY with columns of these types.
     pub(super) async fn copy_in(&self, sql: &str, types: &[Type]) -> Result<BinaryCopyInWriter, DbError> {
         let sink = self.inner().client().copy_in(sql).await?;

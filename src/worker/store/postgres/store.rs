@@ -53,7 +53,7 @@ pub struct PostgresStore {
     pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
     /// The writer of all other operations.
     pub(super) direct_writer: i64,
-    membership: Arc<Membership>,
+    pub(super) membership: Arc<Membership>,
     stopping: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     closes_connections: bool,
@@ -230,6 +230,12 @@ impl PostgresStore {
             self.membership.register(&session).await?;
         }
         Ok(())
+    }
+
+    /// Renews as at this time on the steady clock. False: the lease had ended.
+    pub(super) async fn renew_at(&self, now: Millis) -> Result<bool, StoreError> {
+        let session = self.session().await?;
+        Ok(self.membership.step_at(&session, now).await?)
     }
 
     /// Takes all shards of another worker in an orderly hand-over.

@@ -151,7 +151,11 @@ impl CopyTarget for PostgresTarget {
         let Some(Writing { session, copy }) = self.writing else { return Ok(()) };
         session.begun().rollback().await?;
         begin(&session).await?;
-        markers::remove_unfinished(&session, &copy).await?;
+        // Without the lock, this would remove the mark under which another copy writes.
+        lock_for_copy(&session).await?;
+        if markers::unfinished(&session).await?.is_some_and(|found| found.copy == copy.copy) {
+            markers::remove_unfinished(&session, &copy).await?;
+        }
         session.begun().commit().await?;
         Ok(())
     }
@@ -160,3 +164,32 @@ impl CopyTarget for PostgresTarget {
 const ANALYZE: &str = "
 ANALYZE hookstream.hooks, hookstream.events, hookstream.pending, hookstream.finished, hookstream.attempts,
     hookstream.exchanges, hookstream.keys, hookstream.gates, hookstream.candidates";
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::super::test_server;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_that_gives_up_leaves_the_mark_of_another_one() {
+        let mut options: PostgresOptions = test_server::shared().new_database().parse().unwrap();
+        // The tests' server does not sync.
+        options.allow_unsafe_sync = true;
+        let mut first = PostgresTarget::open(&options, false).await.unwrap();
+        let mut second = PostgresTarget::open(&options, false).await.unwrap();
+        let copy = |n| UnfinishedCopy { copy: Uuid::from_u128(n), from: format!("{n}"), min_reader: 0 };
+        first.begin(&copy(1)).await.unwrap();
+        second.begin(&copy(2)).await.unwrap_err();
+        second.abandon().await.unwrap();
+        let mark = async || {
+            let third = Connections::connect(&options).await.unwrap();
+            let session = third.session().await.unwrap();
+            markers::unfinished(&session).await.unwrap().map(|found| found.copy)
+        };
+        assert_eq!(mark().await, Some(Uuid::from_u128(1)));
+        first.abandon().await.unwrap();
+        assert_eq!(mark().await, None);
+    }
+}

@@ -5,37 +5,69 @@
 //! shards until a deadline by its own steady clock: from before the renewal was sent, the duration of the lease minus a
 //! margin. `fence` checks the epochs again when outcomes are recorded.
 
+mod in_flight;
+mod load;
 mod ownership;
+mod rebalance;
+mod server_clock;
 mod share;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 
 pub(super) use ownership::Ownership;
+use rebalance::WorkerLoad;
 use share::{ShardRow, ShareChange};
 
 use super::super::DeliverySeq;
 use super::failure::DbError;
 use super::session::Session;
-use crate::core::fast_map::FastMap;
+use crate::core::fast_map::{FastMap, FastSet};
 use crate::core::time::Millis;
 
 /// How long a lease lasts.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// The part of the lease that this process does not rely on: the database's clock may be faster than its own.
 const MARGIN: Duration = Duration::from_secs(1);
+/// The least time between two shards that a worker gives for its load. Others must have seen the first move before.
+const BETWEEN_MOVES: Duration = Duration::from_secs(15);
 
 /// This process among the workers.
 pub(super) struct Membership {
     name: String,
     ownership: Arc<Ownership>,
+    /// On the steady clock: from when on the load of this worker is known, and when it may give a shard for it again.
+    times: Mutex<(Millis, Millis)>,
+    is_leaving: AtomicBool,
+    leaving: Notify,
 }
 
 impl Membership {
     pub(super) fn new(name: String, ownership: Arc<Ownership>) -> Self {
-        Membership { name, ownership }
+        Membership {
+            name,
+            ownership,
+            times: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
+            leaving: Notify::new(),
+        }
+    }
+
+    /// Gives all shards away with the next step, and takes none any more. The lease goes on: what this process is attempting
+    /// stays its own.
+    pub(super) fn begin_leaving(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        self.leaving.notify_one();
+    }
+
+    /// Waits for `begin_leaving`, once. Cancel safe.
+    pub(super) async fn wants_to_leave(&self) {
+        self.leaving.notified().await;
     }
 
     /// Registers this process. A former process of the same name has ended: its shards are taken at once.
@@ -63,6 +95,7 @@ impl Membership {
         )
         .await?;
         tx.commit().await?;
+        *self.times.lock() = (sent + load::WINDOW, sent);
         self.ownership.register(worker, sent + (LEASE - MARGIN));
         Ok(worker)
     }
@@ -75,19 +108,39 @@ impl Membership {
 
     /// Renews the lease, and takes or gives shards. False: the lease had ended, and this process must register again.
     pub(super) async fn step(&self, session: &Session) -> Result<bool, DbError> {
+        self.step_at(session, Millis::steady()).await
+    }
+
+    /// `step` as at the time `sent` on the steady clock.
+    pub(super) async fn step_at(&self, session: &Session, sent: Millis) -> Result<bool, DbError> {
         let own = self.ownership.worker();
-        let sent = Millis::steady();
+        let loads = self.ownership.loads(sent);
+        let (measured_at, may_move_at) = *self.times.lock();
+        let is_measured = sent >= measured_at;
+        let load: Option<f64> = is_measured.then(|| loads.values().sum());
+        let is_leaving = self.is_leaving.load(Ordering::Relaxed);
+        session.forget_warnings();
+        let asked = Millis::wall();
         let renewed = session
-            .execute(
-                "UPDATE hookstream.workers SET lease_until = clock_timestamp() + make_interval(secs => $2)
-                 WHERE id = $1 AND lease_until > clock_timestamp()",
-                &[(&own, Type::INT8), (&LEASE.as_secs_f64(), Type::FLOAT8)],
+            .query_opt(
+                "UPDATE hookstream.workers
+                 SET lease_until = clock_timestamp() + make_interval(secs => $2), load = $3, is_leaving = $4
+                 WHERE id = $1 AND lease_until > clock_timestamp()
+                 RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+                &[
+                    (&own, Type::INT8),
+                    (&LEASE.as_secs_f64(), Type::FLOAT8),
+                    (&load, Type::FLOAT8),
+                    (&is_leaving, Type::BOOL),
+                ],
             )
             .await?;
-        if renewed == 0 {
-            return Ok(false);
-        }
-        let (workers, shards) = read_members(session).await?;
+        let Some(renewed) = renewed else { return Ok(false) };
+        // A standby that was promoted without this renewal would let another worker take the shards too early.
+        session.check_committed()?;
+        server_clock::compare(asked, Millis(renewed.try_get(0)?), Millis::wall());
+        self.remove_ended(session, own).await?;
+        let Members { workers, shards, seeds } = read_members(session).await?;
         let kept: FastMap<i16, i64> = shards
             .iter()
             .filter(|shard| shard.owner == Some(own))
@@ -95,11 +148,28 @@ impl Membership {
             .collect();
         self.ownership.keep(&kept);
         // A shard that another worker gave.
-        self.ownership.gain(kept);
+        self.gain(session, own, kept, seeds).await?;
         self.ownership.extend(sent + (LEASE - MARGIN));
-        let ShareChange { take, give } = share::plan(own, &workers, &shards);
+        let ids: Vec<i64> = workers.iter().map(|worker| worker.id).collect();
+        let ShareChange { take, mut give } = share::plan(own, &ids, &shards);
+        if is_leaving {
+            give = to_others(own, &self.ownership.shards(), &workers);
+        }
         if !take.is_empty() {
             self.take(session, own, &take).await?;
+        } else if give.is_empty()
+            && is_measured
+            && sent >= may_move_at
+            && let Some(moved) = rebalance::plan(own, &workers, &loads)
+        {
+            tracing::info!(
+                shard = moved.0,
+                worker = moved.1,
+                ?load,
+                "shard given to a worker with less load"
+            );
+            self.times.lock().1 = sent + BETWEEN_MOVES;
+            give.push(moved);
         }
         if !give.is_empty() {
             self.give(session, own, &give).await?;
@@ -107,11 +177,43 @@ impl Membership {
         Ok(true)
     }
 
+    /// Removes attempts that have ended from the list of those in flight.
+    async fn remove_ended(&self, session: &Session, own: i64) -> Result<(), DbError> {
+        let ended = self.ownership.ended_attempts();
+        if !ended.is_empty() {
+            in_flight::remove(session, own, &ended).await?;
+            self.ownership.forget_ended(&ended);
+        }
+        Ok(())
+    }
+
+    /// Takes over shards that the database says are this process's. First reads what their former owners are still
+    /// attempting: a hook's concurrency includes it.
+    async fn gain(
+        &self,
+        session: &Session,
+        own: i64,
+        shards: FastMap<i16, i64>,
+        seeds: Vec<(i16, f64)>,
+    ) -> Result<(), DbError> {
+        let owned = self.ownership.shards();
+        let is_new = |shard: &i16| !owned.contains(shard);
+        if self.ownership.has_in_flight_elsewhere() || shards.keys().any(is_new) {
+            let all: FastSet<i16> = owned.iter().chain(shards.keys()).copied().collect();
+            let all: Vec<i16> = all.into_iter().collect();
+            self.ownership.set_in_flight_elsewhere(in_flight::elsewhere(session, own, &all).await?);
+        }
+        self.ownership.seed_loads(seeds.into_iter().filter(|(shard, _)| shards.contains_key(shard)));
+        self.ownership.gain(shards);
+        Ok(())
+    }
+
     /// Takes shards without an owner. Of two workers that take the same shard, the database lets one have it.
     async fn take(&self, session: &Session, own: i64, shards: &[i16]) -> Result<(), DbError> {
+        session.forget_warnings();
         let rows = session
             .query(
-                "UPDATE hookstream.shards s SET owner = $1, epoch = s.epoch + 1
+                "UPDATE hookstream.shards s SET owner = $1, epoch = s.epoch + 1, load = 0
                  WHERE s.shard IN (SELECT shard FROM hookstream.shards WHERE shard = ANY($2) ORDER BY shard FOR UPDATE)
                    AND NOT EXISTS (SELECT 1 FROM hookstream.workers w
                                    WHERE w.id = s.owner AND w.lease_until > clock_timestamp())
@@ -119,12 +221,13 @@ impl Membership {
                 &[(&own, Type::INT8), (&shards, Type::INT2_ARRAY)],
             )
             .await?;
+        // Otherwise a promoted standby may still have the former owner.
+        session.check_committed()?;
         let taken = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect::<Result<Vec<_>, DbError>>()?;
-        self.ownership.gain(taken);
-        Ok(())
+            .collect::<Result<FastMap<_, _>, DbError>>()?;
+        self.gain(session, own, taken, Vec::new()).await
     }
 
     /// Gives shards to other workers, with the list of their deliveries in flight. Until those are settled or the lease of
@@ -136,8 +239,9 @@ impl Membership {
         shards: &[(i16, i64)],
     ) -> Result<(), DbError> {
         let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
+        let loads = self.ownership.loads(Millis::steady());
         let in_flight = self.ownership.begin_leaving(&numbers);
-        let given = give(session, own, shards, &in_flight).await;
+        let given = give(session, own, shards, &loads, &in_flight).await;
         self.ownership.end_leaving(&numbers, given.is_ok());
         given
     }
@@ -146,12 +250,12 @@ impl Membership {
     pub(super) async fn leave(&self, session: &Session) -> Result<(), DbError> {
         let own = self.ownership.worker();
         let owned = self.ownership.shards();
+        let loads = self.ownership.loads(Millis::steady());
         let in_flight = self.ownership.begin_leaving(&owned);
-        let (workers, _) = read_members(session).await?;
-        let others: Vec<i64> = workers.into_iter().filter(|worker| *worker != own).collect();
-        if !others.is_empty() {
-            let shards: Vec<(i16, i64)> = owned.iter().copied().zip(others.iter().copied().cycle()).collect();
-            give(session, own, &shards, &in_flight).await?;
+        let Members { workers, .. } = read_members(session).await?;
+        let shards = to_others(own, &owned, &workers);
+        if !shards.is_empty() {
+            give(session, own, &shards, &loads, &in_flight).await?;
         }
         session
             .execute(
@@ -163,50 +267,79 @@ impl Membership {
     }
 }
 
-/// Changes the owners of shards that `own` owns, and lists its deliveries in flight.
+/// Divides shards between the workers other than `own`. Empty: there is none.
+fn to_others(own: i64, shards: &[i16], workers: &[WorkerLoad]) -> Vec<(i16, i64)> {
+    let others = workers.iter().map(|worker| worker.id).filter(|worker| *worker != own);
+    shards.iter().copied().zip(others.collect::<Vec<_>>().into_iter().cycle()).collect()
+}
+
+/// Changes the owners of shards that `own` owns, with their loads, and lists its deliveries in flight.
 async fn give(
     session: &Session,
     own: i64,
     shards: &[(i16, i64)],
+    loads: &FastMap<i16, f64>,
     in_flight: &[DeliverySeq],
 ) -> Result<(), DbError> {
     let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
     let receivers: Vec<i64> = shards.iter().map(|(_, receiver)| *receiver).collect();
+    let loads: Vec<f64> = numbers.iter().map(|shard| loads.get(shard).copied().unwrap_or(0.0)).collect();
     let tx = session.begin().await?;
     tx.execute(
-        "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + 1
-         FROM unnest($1::smallint[], $2::bigint[]) AS g (shard, receiver)
-         WHERE s.shard = g.shard AND s.owner = $3",
-        &[(&numbers, Type::INT2_ARRAY), (&receivers, Type::INT8_ARRAY), (&own, Type::INT8)],
+        "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + 1, load = g.load
+         FROM unnest($1::smallint[], $2::bigint[], $3::float8[]) AS g (shard, receiver, load)
+         WHERE s.shard = g.shard AND s.owner = $4",
+        &[
+            (&numbers, Type::INT2_ARRAY),
+            (&receivers, Type::INT8_ARRAY),
+            (&loads, Type::FLOAT8_ARRAY),
+            (&own, Type::INT8),
+        ],
     )
     .await?;
-    tx.execute(
-        "INSERT INTO hookstream.in_flight (delivery, worker) SELECT delivery, $2 FROM unnest($1::bigint[]) AS delivery
-         ON CONFLICT (delivery) DO UPDATE SET worker = excluded.worker",
-        &[(&in_flight, Type::INT8_ARRAY), (&own, Type::INT8)],
-    )
-    .await?;
+    in_flight::list(&tx, own, in_flight).await?;
     tx.commit().await
 }
 
-/// Reads the workers whose leases last, in ascending order, and the shards.
-async fn read_members(session: &Session) -> Result<(Vec<i64>, Vec<ShardRow>), DbError> {
+/// The workers whose leases last, and the shards.
+struct Members {
+    /// In ascending order of their ids, without those that are leaving.
+    workers: Vec<WorkerLoad>,
+    shards: Vec<ShardRow>,
+    /// The loads of the shards at their last transfers.
+    seeds: Vec<(i16, f64)>,
+}
+
+async fn read_members(session: &Session) -> Result<Members, DbError> {
     let rows = session
         .query(
-            "SELECT s.shard, w.id, s.epoch FROM hookstream.shards s
+            "SELECT s.shard, w.id, s.epoch, s.load FROM hookstream.shards s
              LEFT JOIN hookstream.workers w ON w.id = s.owner AND w.lease_until > clock_timestamp() ORDER BY s.shard",
             &[],
         )
         .await?;
-    let shards = rows
-        .iter()
-        .map(|row| Ok(ShardRow { shard: row.try_get(0)?, owner: row.try_get(1)?, epoch: row.try_get(2)? }))
-        .collect::<Result<Vec<_>, DbError>>()?;
+    let (mut shards, mut seeds) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for row in &rows {
+        let shard = row.try_get(0)?;
+        shards.push(ShardRow { shard, owner: row.try_get(1)?, epoch: row.try_get(2)? });
+        seeds.push((shard, row.try_get(3)?));
+    }
     let rows = session
-        .query("SELECT id FROM hookstream.workers WHERE lease_until > clock_timestamp() ORDER BY id", &[])
+        .query(
+            "SELECT id, load FROM hookstream.workers WHERE lease_until > clock_timestamp() AND NOT is_leaving
+             ORDER BY id",
+            &[],
+        )
         .await?;
-    let workers = rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<Vec<_>, DbError>>()?;
-    Ok((workers, shards))
+    let workers = rows
+        .iter()
+        .map(|row| {
+            let id: i64 = row.try_get(0)?;
+            let owned = shards.iter().filter(|shard: &&ShardRow| shard.owner == Some(id)).count();
+            Ok(WorkerLoad { id, shards: owned, load: row.try_get(1)? })
+        })
+        .collect::<Result<Vec<_>, DbError>>()?;
+    Ok(Members { workers, shards, seeds })
 }
 
 /// Removes workers that ended an hour ago and everything that they listed. Their rows stay that long for people.

@@ -1,10 +1,13 @@
 //! What this process owns, as it may rely on: until a deadline by its own clock, which is earlier than the end of its lease.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::super::super::DeliverySeq;
 use super::super::shard::{SHARDS, shard_of};
+use super::load::ShardLoads;
 use crate::core::fast_map::{FastMap, FastSet};
 use crate::core::time::Millis;
 
@@ -27,8 +30,16 @@ struct State {
     deadline: Millis,
     /// The epochs under which deliveries are attempted.
     attempts: FastMap<DeliverySeq, (i16, i64)>,
+    /// Attempts whose shard went to another worker, which the database lists.
+    handed_over: FastSet<DeliverySeq>,
+    /// Those of them that have ended. The list may still have them: an attempt without an outcome settles nothing.
+    ended: FastSet<DeliverySeq>,
+    /// Deliveries of own hooks that former owners are attempting, by the hook's uid.
+    elsewhere: FastMap<Arc<str>, usize>,
+    loads: ShardLoads,
     gained: FastSet<i16>,
     has_lost: bool,
+    freed: FastSet<Arc<str>>,
 }
 
 /// What has changed since the last call.
@@ -38,6 +49,8 @@ pub(in super::super) struct OwnershipChange {
     pub(in super::super) gained: FastSet<i16>,
     /// True if shards went to other workers.
     pub(in super::super) has_lost: bool,
+    /// Hooks of which former owners attempt fewer deliveries now.
+    pub(in super::super) freed: FastSet<Arc<str>>,
 }
 
 impl Ownership {
@@ -48,6 +61,11 @@ impl Ownership {
         (state.worker, state.deadline) = (worker, deadline);
         state.epochs.clear();
         state.leaving.clear();
+        // The list is of the worker whose lease ended: no worker reads it any more.
+        state.handed_over.clear();
+        state.ended.clear();
+        state.elsewhere.clear();
+        state.loads = ShardLoads::default();
         drop(state);
         self.changed.notify_one();
     }
@@ -74,6 +92,55 @@ impl Ownership {
         state.epochs.contains_key(&shard) && !state.leaving.contains(&shard)
     }
 
+    /// True if this process owns the hook's shard, and its lease lasts.
+    pub(in super::super) fn owns_at(&self, hook_uid: &str, now: Millis) -> bool {
+        now < self.deadline() && self.owns(hook_uid)
+    }
+
+    /// Returns how many deliveries of the hook former owners are attempting.
+    pub(in super::super) fn in_flight_elsewhere(&self, hook_uid: &str) -> usize {
+        self.state.lock().elsewhere.get(hook_uid).copied().unwrap_or(0)
+    }
+
+    /// True if former owners are attempting deliveries of own hooks.
+    pub(super) fn has_in_flight_elsewhere(&self) -> bool {
+        !self.state.lock().elsewhere.is_empty()
+    }
+
+    /// Sets which deliveries of own hooks former owners are attempting. Before `gain`, so that no attempt of a gained hook
+    /// starts that does not count them.
+    pub(super) fn set_in_flight_elsewhere(&self, counts: FastMap<Arc<str>, usize>) {
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.elsewhere, counts);
+        let State { elsewhere, freed, .. } = &mut *state;
+        let fewer =
+            before.into_iter().filter(|(uid, count)| elsewhere.get(uid).is_none_or(|now| now < count));
+        freed.extend(fewer.map(|(uid, _)| uid));
+        let has_freed = !freed.is_empty();
+        drop(state);
+        if has_freed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns the load of each owned shard: the attempts that this process starts in a second.
+    pub(in super::super) fn loads(&self, now: Millis) -> FastMap<i16, f64> {
+        let mut state = self.state.lock();
+        let State { loads, epochs, .. } = &mut *state;
+        loads.sample(now);
+        epochs.keys().map(|shard| (*shard, loads.of(*shard))).collect()
+    }
+
+    /// Continues with the loads that former owners measured.
+    pub(super) fn seed_loads(&self, seeds: impl IntoIterator<Item = (i16, f64)>) {
+        let mut state = self.state.lock();
+        for (shard, load) in seeds {
+            if !state.epochs.contains_key(&shard) {
+                state.loads.seed(shard, load);
+            }
+        }
+    }
+
     /// Returns the owned shards.
     pub(in super::super) fn shards(&self) -> Vec<i16> {
         let state = self.state.lock();
@@ -91,6 +158,9 @@ impl Ownership {
         }
         let Some(epoch) = state.epochs.get(&shard).copied() else { return false };
         state.attempts.insert(delivery, (shard, epoch));
+        state.loads.record(shard);
+        // An earlier attempt, whose entry in the list would be taken for this one's.
+        state.ended.remove(&delivery);
         true
     }
 
@@ -104,6 +174,22 @@ impl Ownership {
         let mut state = self.state.lock();
         for delivery in deliveries {
             state.attempts.remove(&delivery);
+            if state.handed_over.remove(&delivery) {
+                state.ended.insert(delivery);
+            }
+        }
+    }
+
+    /// Returns the ended attempts that the database may still list.
+    pub(super) fn ended_attempts(&self) -> Vec<DeliverySeq> {
+        self.state.lock().ended.iter().copied().collect()
+    }
+
+    /// Forgets ended attempts that the database lists no more.
+    pub(super) fn forget_ended(&self, deliveries: &[DeliverySeq]) {
+        let mut state = self.state.lock();
+        for delivery in deliveries {
+            state.ended.remove(delivery);
         }
     }
 
@@ -130,8 +216,9 @@ impl Ownership {
         state.epochs.retain(|shard, epoch| kept.get(shard) == Some(epoch));
         let has_lost = state.epochs.len() < before;
         state.has_lost |= has_lost;
-        let State { epochs, leaving, .. } = &mut *state;
+        let State { epochs, leaving, loads, .. } = &mut *state;
         leaving.retain(|shard| epochs.contains_key(shard));
+        loads.retain(|shard| epochs.contains_key(&shard));
         drop(state);
         if has_lost {
             self.changed.notify_one();
@@ -142,7 +229,11 @@ impl Ownership {
     pub(super) fn begin_leaving(&self, shards: &[i16]) -> Vec<DeliverySeq> {
         let mut state = self.state.lock();
         state.leaving.extend(shards);
-        state.attempts.iter().filter(|(_, (shard, _))| shards.contains(shard)).map(|(seq, _)| *seq).collect()
+        let State { attempts, handed_over, .. } = &mut *state;
+        let leaving = attempts.iter().filter(|(_, (shard, _))| shards.contains(shard)).map(|(seq, _)| *seq);
+        let leaving: Vec<DeliverySeq> = leaving.collect();
+        handed_over.extend(&leaving);
+        leaving
     }
 
     /// Ends `begin_leaving`: the shards went to another worker, or stayed.
@@ -152,6 +243,7 @@ impl Ownership {
             state.leaving.remove(shard);
             if has_left {
                 state.epochs.remove(shard);
+                state.loads.remove(*shard);
             }
         }
         state.has_lost |= has_left;
@@ -167,6 +259,7 @@ impl Ownership {
                 OwnershipChange {
                     gained: std::mem::take(&mut state.gained),
                     has_lost: std::mem::take(&mut state.has_lost),
+                    freed: std::mem::take(&mut state.freed),
                 }
             };
             if change != OwnershipChange::default() {
@@ -225,6 +318,43 @@ mod tests {
         assert!(ownership.owns("uid-x"));
         ownership.keep(&FastMap::from_iter([(shard, 5)]));
         assert!(!ownership.owns("uid-x"));
+    }
+
+    #[test]
+    fn an_ended_attempt_of_a_shard_that_left_stays_listed_until_it_is_removed() {
+        let ownership = owned();
+        let shard = shard_of("uid-x");
+        assert!(
+            ownership.begin_attempt("uid-x", 1, Millis(0)) && ownership.begin_attempt("uid-x", 2, Millis(0))
+        );
+        ownership.end_attempts([2]);
+        assert_eq!(ownership.ended_attempts(), [0; 0], "it was never listed");
+        ownership.begin_leaving(&[shard]);
+        ownership.end_leaving(&[shard], true);
+        ownership.end_attempts([1]);
+        assert_eq!(ownership.ended_attempts(), [1]);
+        ownership.gain([(shard, 5)]);
+        assert!(ownership.begin_attempt("uid-x", 1, Millis(0)));
+        assert_eq!(ownership.ended_attempts(), [0; 0], "the entry may be the new attempt's");
+        ownership.begin_leaving(&[shard]);
+        ownership.end_attempts([1]);
+        ownership.forget_ended(&[1]);
+        assert_eq!(ownership.ended_attempts(), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn hooks_whose_former_owner_attempts_fewer_deliveries_are_reported() {
+        let ownership = owned();
+        ownership.next_change().await;
+        let count = |n| FastMap::from_iter([(Arc::<str>::from("uid-x"), n)]);
+        ownership.set_in_flight_elsewhere(count(2));
+        assert_eq!((ownership.in_flight_elsewhere("uid-x"), ownership.in_flight_elsewhere("uid-y")), (2, 0));
+        assert!(futures::poll!(Box::pin(ownership.next_change())).is_pending());
+        for left in [count(1), FastMap::default()] {
+            ownership.set_in_flight_elsewhere(left);
+            assert_eq!(ownership.next_change().await.freed, FastSet::from_iter(["uid-x".into()]));
+        }
+        assert!(!ownership.has_in_flight_elsewhere());
     }
 
     #[tokio::test]

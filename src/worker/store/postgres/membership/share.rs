@@ -1,6 +1,11 @@
-//! How the shards are divided between the workers: each gets the same number, give or take one.
+//! How the shards are divided between the workers: about the same number each. A worker that joins gets its part, and then
+//! `rebalance` may move shards, within a quarter of a worker's part.
 
 use super::super::shard::SHARDS;
+
+/// A worker may have one part in this many more or fewer shards than its equal part. Otherwise what `rebalance` moves by load
+/// would be moved back.
+const SLACK: usize = 4;
 
 /// A shard as the database has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +25,28 @@ pub(super) struct ShareChange {
     pub(super) give: Vec<(i16, i64)>,
 }
 
+/// Returns the equal part of the worker at this position.
+fn target(position: usize, workers: usize) -> usize {
+    let (shards, workers) = (usize::try_from(SHARDS).unwrap_or(0), workers.max(1));
+    shards / workers + usize::from(position < shards % workers)
+}
+
+/// Returns the number of shards below which a worker gets some from the others.
+pub(super) fn least(position: usize, workers: usize) -> usize {
+    let target = target(position, workers);
+    target - target / SLACK
+}
+
+/// Returns the number of shards above which a worker gives some to the others.
+pub(super) fn most(position: usize, workers: usize) -> usize {
+    let target = target(position, workers);
+    target + target / SLACK
+}
+
 /// Returns what the worker `own` does. `workers`: those whose leases last, itself included, in ascending order.
 pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChange {
     let count_of = |worker: i64| shards.iter().filter(|shard| shard.owner == Some(worker)).count();
-    let target = |position: usize| {
-        let (shards, workers) = (usize::try_from(SHARDS).unwrap_or(0), workers.len().max(1));
-        shards / workers + usize::from(position < shards % workers)
-    };
+    let target = |position: usize| target(position, workers.len());
     let Some(position) = workers.iter().position(|worker| *worker == own) else {
         return ShareChange::default();
     };
@@ -41,6 +61,11 @@ pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChang
         }
         free.truncate(wanted - owned);
         return ShareChange { take: free, give: Vec::new() };
+    }
+    let lacks = |(at, worker): (usize, &i64)| count_of(*worker) < least(at, workers.len());
+    let is_uneven = owned > most(position, workers.len()) || workers.iter().enumerate().any(lacks);
+    if !is_uneven {
+        return ShareChange::default();
     }
     let mut receivers =
         workers.iter().enumerate().filter(|(_, worker)| **worker != own).flat_map(|(position, worker)| {
@@ -81,7 +106,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the shards were before: every one gets an owner, the workers differ by at most one, and then nothing moves.
+        /// Whatever the shards were before: every one gets an owner, each worker gets about its part, and then nothing moves.
         #[test]
         fn shards_are_divided_evenly(owners in prop::collection::vec(prop::option::of(0..6_i64), 256), count in 1..6_i64) {
             let workers: Vec<i64> = (0..count).collect();
@@ -94,7 +119,9 @@ mod tests {
             let counts: Vec<usize> =
                 workers.iter().map(|w| shards.iter().filter(|s| s.owner == Some(*w)).count()).collect();
             prop_assert_eq!(counts.iter().sum::<usize>(), 256);
-            prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{:?}", counts);
+            for (at, owned) in counts.iter().enumerate() {
+                prop_assert!((least(at, counts.len())..=most(at, counts.len())).contains(owned), "{:?}", counts);
+            }
         }
     }
 
@@ -107,5 +134,19 @@ mod tests {
         assert_eq!(plan(7, &[0, 1], &shards), ShareChange::default(), "a worker that is no member");
         let ShareChange { give, .. } = plan(0, &[0, 1, 2], &shards);
         assert!(give.len() == 42 && give.iter().all(|(_, to)| *to == 2), "{give:?}");
+    }
+
+    /// A worker that starts alone and others that join one after the other, as in a rollout: all have the same number.
+    #[test]
+    fn workers_that_join_get_their_whole_part() {
+        let mut shards: Vec<ShardRow> =
+            (0..SHARDS).map(|shard| ShardRow { shard, owner: Some(0), epoch: 0 }).collect();
+        for count in 2..=4_i64 {
+            let workers: Vec<i64> = (0..count).collect();
+            settle(&workers, &mut shards);
+            let counts = workers.iter().map(|w| shards.iter().filter(|s| s.owner == Some(*w)).count());
+            let counts: Vec<usize> = counts.collect();
+            assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+        }
     }
 }

@@ -171,12 +171,24 @@ impl DispatchStore for PostgresStore {
         self.ownership.owns(hook_uid)
     }
 
+    fn owns_now(&self, hook_uid: &str) -> bool {
+        self.ownership.owns_at(hook_uid, Millis::steady())
+    }
+
+    fn in_flight_elsewhere(&self, hook_uid: &str) -> usize {
+        self.ownership.in_flight_elsewhere(hook_uid)
+    }
+
     fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq) -> bool {
         self.ownership.begin_attempt(hook_uid, delivery, Millis::steady())
     }
 
     fn cancel_attempt(&self, delivery: DeliverySeq) {
         self.ownership.end_attempts([delivery]);
+    }
+
+    fn hand_over(&self) {
+        self.membership.begin_leaving();
     }
 
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {

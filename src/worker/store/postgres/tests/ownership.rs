@@ -5,6 +5,7 @@ use futures::FutureExt;
 use super::many::Many;
 use super::*;
 use crate::core::fast_map::FastSet;
+use crate::core::time::Millis;
 
 const LIMIT: ReadLimit = ReadLimit { rows: 10, bytes: usize::MAX, is_strict: false };
 
@@ -149,6 +150,120 @@ async fn deliveries_in_flight_stay_with_the_old_owner_in_a_hand_over() {
     // Once only: a second outcome is not of the list.
     old.settle(settled(seqs[0], T0, 200, NextStep::Delivered)).await.unwrap();
     assert_eq!(due(&other).await, seqs);
+}
+
+/// The new owner counts what the old one is attempting against the hook's concurrency, until it is settled, however the
+/// shard came.
+#[tokio::test]
+async fn deliveries_in_flight_elsewhere_are_counted_until_they_are_settled() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let events = (0..3).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
+    let seqs = seqs_of(&old.accept(events, T0).await.unwrap());
+    assert!(old.begin_attempt("uid-x", seqs[0]) && old.begin_attempt("uid-x", seqs[1]));
+    let other = open(&url, "other").await;
+    other.take_all_from(old).await;
+    assert_eq!((old.in_flight_elsewhere("uid-x"), other.in_flight_elsewhere("uid-x")), (0, 2));
+    assert!(other.begin_attempt("uid-x", seqs[2]));
+    let third = open(&url, "third").await;
+    third.take_all_from(&other).await;
+    assert_eq!(third.in_flight_elsewhere("uid-x"), 3, "of both former owners");
+    old.settle(settled(seqs[0], T0, 503, NextStep::Retry { due: T0 })).await.unwrap();
+    other.settle(settled(seqs[2], T0, 200, NextStep::Delivered)).await.unwrap();
+    third.renew().await.unwrap();
+    assert_eq!(third.in_flight_elsewhere("uid-x"), 1);
+    // The dispatcher hears of the hook, and reads what has become free.
+    let due_hooks = DispatchNotice::DueHooks(vec!["uid-x".into()]);
+    while third.next_notice().await != due_hooks {}
+    assert_eq!(due(&third).await, [seqs[0]]);
+    expire(&url, old);
+    third.renew().await.unwrap();
+    assert_eq!(third.in_flight_elsewhere("uid-x"), 0);
+}
+
+/// An attempt without an outcome, and one whose outcome is committed while the shard leaves: nothing settles them later, so
+/// the list would keep them from the new owner for as long as the old one runs.
+#[tokio::test]
+async fn an_attempt_that_ends_without_an_outcome_after_a_hand_over_frees_its_delivery() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
+    assert!(old.begin_attempt("uid-x", seqs[0]));
+    let other = open(&url, "other").await;
+    other.take_all_from(old).await;
+    assert_eq!(due(&other).await, [0; 0]);
+    old.cancel_attempt(seqs[0]);
+    old.renew().await.unwrap();
+    other.renew().await.unwrap();
+    assert_eq!((due(&other).await, other.in_flight_elsewhere("uid-x")), (seqs, 0));
+}
+
+/// A worker that stops gives its shards away at once, gets none back, and still records the outcome of what it is attempting.
+#[tokio::test]
+async fn a_stopping_worker_hands_over_before_its_attempts_end() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let accepted = old.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
+    let seqs = seqs_of(&accepted);
+    assert!(old.begin_attempt("uid-x", seqs[0]));
+    old.hand_over();
+    old.renew().await.unwrap();
+    assert_eq!(old.ownership.shards().len(), 256, "there is no other worker");
+    let other = open(&url, "other").await;
+    for _ in 0..3 {
+        old.renew().await.unwrap();
+        other.renew().await.unwrap();
+        assert_eq!((old.ownership.shards().len(), other.ownership.shards().len()), (0, 256));
+    }
+    assert_eq!((due(&other).await, other.in_flight_elsewhere("uid-x")), (vec![seqs[1]], 1));
+    old.settle(settled(seqs[0], T0, 200, NextStep::Delivered)).await.unwrap();
+    let state = other.delivery("shop", ids_of(&accepted)[0]).await.unwrap().unwrap().state;
+    assert_eq!(state, DeliveryState::Delivered);
+}
+
+/// Two workers, of which one has nearly all of the load: a shard goes to the other one, with its measured load.
+#[tokio::test]
+async fn a_worker_with_more_load_gives_a_shard_away() {
+    let (_, workers) = workers(2).await;
+    for worker in workers.iter().cycle().take(6) {
+        worker.renew().await.unwrap();
+    }
+    let counts = || workers.iter().map(|worker| worker.ownership.shards().len()).collect::<Vec<_>>();
+    assert_eq!(counts(), [128, 128]);
+    let busy: Vec<String> =
+        (0..).map(|n| format!("uid-{n}")).filter(|uid| workers[0].owns(uid)).take(12).collect();
+    let mut seq = 0;
+    let mut attempt = |each: usize| {
+        for uid in busy.iter().flat_map(|uid| std::iter::repeat_n(uid, each)) {
+            seq += 1;
+            if workers[0].begin_attempt(uid, seq) {
+                workers[0].cancel_attempt(seq);
+            }
+        }
+    };
+    let renew = async |at: i64| {
+        for worker in &workers {
+            assert!(worker.renew_at(Millis(Millis::steady().0 + at)).await.unwrap());
+        }
+    };
+    // Before a load is known nothing moves.
+    attempt(100);
+    renew(1_000).await;
+    assert_eq!(counts(), [128, 128]);
+    for second in 2..100 {
+        attempt(20);
+        renew(second * 1000).await;
+    }
+    let moved = counts();
+    assert!(moved[1] > 128 && moved[1] <= 128 + 4, "a bounded number in a minute: {moved:?}");
+    let loads: Vec<f64> = workers
+        .iter()
+        .map(|worker| worker.ownership.loads(Millis(Millis::steady().0 + 99_000)).values().sum())
+        .collect();
+    assert!(loads[1] > 15.0, "it goes on with the load that was measured: {loads:?}");
+    // What moved by load is not moved back by number.
+    renew(99_500).await;
+    assert_eq!(counts(), moved);
 }
 
 /// The old owner dies during a hand-over: what it was attempting is free when its lease ends.

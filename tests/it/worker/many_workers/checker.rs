@@ -1,21 +1,22 @@
-//! Several workers on one PostgreSQL server: a checker in the manner of Jepsen. Senders publish to all of them while workers
-//! and the server are killed and paused. Then the records of the senders and of the receiver are compared.
+//! A checker in the manner of Jepsen: several workers on a PostgreSQL server with a synchronous standby. Senders publish to
+//! all of them while workers and servers are killed, paused and replaced. One worker's clock is two minutes off, and one worker
+//! is connected through PgBouncer. Then the records of the senders and of the receiver are compared.
 //!
 //! Nothing accepted is lost; an event has one delivery for each hook, however often its sender repeated it; only what was in
 //! flight is sent twice; a gate decides as one process would; and a hook's concurrency is exceeded at most by what a former
 //! owner had in flight.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::http::answer;
-use crate::harness::manifests::{event, hook, merge, quick};
-use crate::harness::postgres::{PostgresServer, PostgresServerOptions, shared};
+use super::super::clock_jumps::WallClock;
+use super::servers::Servers;
+use super::{prepare_on_copy, signal, wait_until_settled};
+use crate::harness::manifests::{hook, merge, quick};
 use crate::harness::standalone::{EVENTS, Standalone};
 use crate::harness::{DEADLINE, Receiver, Reply, eventually, number, seed};
 
@@ -27,50 +28,71 @@ const ANSWER: Duration = Duration::from_millis(20);
 const GROUPS: usize = 5;
 /// Longer than the lease of a worker.
 const PAUSE: Duration = Duration::from_secs(12);
+/// Shorter than the lease of a worker.
+const REFUSAL: Duration = Duration::from_secs(3);
+/// By how many seconds one worker's clock is off.
+const CLOCK_OFFSET: i64 = 120;
+/// A worker attempts what it has in memory for as long as its lease lasts, and keeps the outcomes. After a longer outage, another
+/// worker may own the deliveries.
+const LONG_OUTAGE: Duration = Duration::from_secs(5);
+/// Events that may be in memory when an outage begins: senders need answers, so there are few.
+const IN_MEMORY: usize = 200;
 
 /// What the receiver saw of one event: the arrivals by `webhook-id`.
 type Arrivals = HashMap<String, BTreeMap<String, Vec<Instant>>>;
 
 /// What happens to the processes in a cycle.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// `kill -9` of a worker, which starts again.
     KillWorker,
+    /// Commits of which the standby knows nothing, and then its promotion.
+    LoseCommits,
     /// A worker is stopped for longer than its lease, and goes on.
     PauseWorker,
     /// `kill -9` of the server, which starts again.
     KillServer,
     /// A worker stops in order and starts again.
     RestartWorker,
+    /// `kill -9` of the server, and its standby takes its place.
+    FailOver,
+    /// Nothing listens on the server's port for a while.
+    RefuseConnections,
 }
 
-const FAULTS: [Fault; 4] = [Fault::KillWorker, Fault::KillServer, Fault::PauseWorker, Fault::RestartWorker];
+/// The first three are those of `make test`.
+const FAULTS: [Fault; 7] = [
+    Fault::KillWorker,
+    Fault::LoseCommits,
+    Fault::PauseWorker,
+    Fault::KillServer,
+    Fault::RestartWorker,
+    Fault::FailOver,
+    Fault::RefuseConnections,
+];
 
-/// Three workers with the same manifests, keys and database.
-async fn start_workers(database: &str, manifests: &str) -> Vec<Standalone> {
-    let args = ["--store-url", database];
-    let mut workers = vec![Standalone::start(manifests, &args).await];
-    for _ in 1..WORKERS {
-        workers.push(start_on_copy(manifests, &args, &workers[0].data).await);
+impl Fault {
+    /// True if attempts of a process may go on that another one cannot know.
+    fn replaces_an_owner(self) -> bool {
+        matches!(self, Fault::KillWorker | Fault::PauseWorker | Fault::LoseCommits | Fault::FailOver)
     }
+}
+
+/// Three workers with the same manifests, keys and database. The clock of the second one is off, and the third one uses
+/// PgBouncer.
+async fn start_workers(servers: &Servers, clock: &WallClock, manifests: &str) -> Vec<Standalone> {
+    let (direct, pooled) = (servers.url(), servers.pooled_url());
+    let mut workers = vec![Standalone::start(manifests, &["--store-url", &direct]).await];
+    for url in [&direct, &pooled] {
+        workers.push(prepare_on_copy(manifests, &["--store-url", url], &workers[0].data));
+    }
+    clock.wrap(&mut workers[1]);
+    for worker in &mut workers[1..] {
+        worker.restart().await;
+    }
+    let line = |line: &str| line.contains("following the database's");
+    workers[1].process().wait_for_line(line, DEADLINE).await;
     workers
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        match path.is_dir() {
-            true => copy_folder(&path, &target),
-            false => drop(std::fs::copy(&path, target).expect("a copy")),
-        }
-    }
-}
-
-fn signal(pid: u32, name: &str) {
-    let status = std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
-    assert!(status.expect("kill").success());
 }
 
 /// Publishes events until `stop`, each until a worker accepts it.
@@ -89,7 +111,8 @@ async fn publish(
             return;
         }
         let id = format!("{sender}-{n}");
-        let body = json!({"id": id, "source": "s", "event": "e", "data": {"id": id, "group": n % GROUPS}});
+        let data = json!({"id": id, "group": n % GROUPS, "one": "for all"});
+        let body = json!({"id": id, "source": "s", "event": "e", "data": data});
         loop {
             let url = &urls[random.usize(0..urls.len())];
             match client.post(url).json(&body).send().await {
@@ -118,8 +141,9 @@ async fn wait_for_progress(accepted: &Mutex<BTreeSet<String>>, more: usize) {
 async fn check(cycles: usize, seed: u64) {
     println!("{cycles} cycles, seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let server = PostgresServer::start(PostgresServerOptions { durable: true, ..Default::default() })
-        .expect("a server");
+    let mut servers = Servers::start().await;
+    let clock = WallClock::compile();
+    clock.shift_seconds(if random.bool() { CLOCK_OFFSET } else { -CLOCK_OFFSET });
     let arrivals: Arc<Mutex<HashMap<String, Arrivals>>> = Arc::default();
     let recorded = arrivals.clone();
     let receiver = Receiver::start(move |request, _| {
@@ -134,11 +158,14 @@ async fn check(cycles: usize, seed: u64) {
     merge(&mut spec, json!({"delivery": {"concurrency": CONCURRENCY}}));
     let mut gated = spec.clone();
     merge(&mut gated, json!({"groupBy": ["group"], "snooze": {"period": "24h", "trailing": "None"}}));
+    let mut hot = spec.clone();
+    merge(&mut hot, json!({"groupBy": ["one"], "snooze": {"period": "24h", "trailing": "None"}}));
     let url = |path: &str| format!("{}{path}", receiver.url());
     let manifests = hook("all", &url("/all"), spec.clone())
         + &hook("more", &url("/more"), spec)
-        + &hook("gated", &url("/gated"), gated);
-    let mut workers = start_workers(&server.new_database(), &manifests).await;
+        + &hook("gated", &url("/gated"), gated)
+        + &hook("hot", &url("/hot"), hot);
+    let mut workers = start_workers(&servers, &clock, &manifests).await;
 
     let (accepted, stop) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
     let urls: Vec<String> = workers.iter().map(|worker| worker.url(EVENTS)).collect();
@@ -146,11 +173,13 @@ async fn check(cycles: usize, seed: u64) {
     for sender in 0..4 {
         senders.spawn(publish(sender, urls.clone(), accepted.clone(), stop.clone(), seed));
     }
-    let in_flight = AtomicUsize::new(0);
+    // Deliveries of each hook that may be repeated, and its concurrency.
+    let (mut in_flight, mut allowed) = (0, CONCURRENCY);
     for cycle in 0..cycles {
         wait_for_progress(&accepted, 50).await;
         let (fault, number) = (FAULTS[cycle % FAULTS.len()], random.usize(0..WORKERS));
         println!("cycle {cycle}: {fault:?} {number}");
+        let started = Instant::now();
         match fault {
             Fault::KillWorker => {
                 workers[number].process().kill9();
@@ -166,17 +195,25 @@ async fn check(cycles: usize, seed: u64) {
                 tokio::time::sleep(PAUSE).await;
                 signal(pid, "CONT");
             }
-            Fault::KillServer => {
-                server.kill9();
-                server.restart().expect("a restart");
-            }
+            Fault::KillServer => servers.crash().await,
+            Fault::LoseCommits => servers.lose_commits_and_fail_over().await,
+            Fault::FailOver => servers.fail_over().await,
+            Fault::RefuseConnections => servers.refuse_connections(REFUSAL).await,
             Fault::RestartWorker => {
                 workers[number].process().terminate().await;
                 workers[number].restart().await;
             }
         }
         // Each hook may have had this many deliveries in flight at the process that was interrupted.
-        in_flight.fetch_add(CONCURRENCY, Ordering::SeqCst);
+        in_flight += CONCURRENCY;
+        let is_of_server = !matches!(fault, Fault::KillWorker | Fault::PauseWorker | Fault::RestartWorker);
+        if is_of_server && started.elapsed() > LONG_OUTAGE {
+            in_flight += IN_MEMORY;
+        }
+        if fault.replaces_an_owner() {
+            // Within the time of an attempt, one owner is replaced.
+            allowed = 2 * CONCURRENCY;
+        }
     }
     wait_for_progress(&accepted, 50).await;
     stop.store(true, Ordering::SeqCst);
@@ -217,25 +254,13 @@ async fn check(cycles: usize, seed: u64) {
         let times = of_hook.values().flat_map(BTreeMap::values).flatten().copied().collect();
         let concurrent = highest_overlap(times);
         println!("{path}: {} deliveries, {repeats} repeats, up to {concurrent} at a time", of_hook.len());
-        assert!(repeats <= in_flight.load(Ordering::SeqCst), "{repeats} repeats at {path}");
-        assert!(concurrent <= 2 * CONCURRENCY, "{concurrent} at a time at {path}");
+        assert!(repeats <= in_flight, "{repeats} repeats at {path}");
+        assert!(concurrent <= allowed, "{concurrent} at a time at {path}");
     }
     // One delivery of each group, whichever worker asked the gate first.
-    let gated = arrivals.get("/gated").map_or(0, HashMap::len);
-    assert_eq!(gated, GROUPS, "{:?}", arrivals.get("/gated"));
-}
-
-/// Waits until no delivery is pending, so that every repeat has arrived.
-async fn wait_until_settled(worker: &Standalone) {
-    let url = format!("http://{}/v1/namespaces/default/deliveries?state=pending", worker.api);
-    eventually(DEADLINE, "all deliveries to be settled", async || {
-        let (status, list): (u16, Value) = answer(worker.client.get(&url)).await;
-        match list["items"].as_array() {
-            Some(items) if items.is_empty() => Ok(()),
-            _ => Err(format!("{status} {list}")),
-        }
-    })
-    .await;
+    for (path, groups) in [("/gated", GROUPS), ("/hot", 1)] {
+        assert_eq!(arrivals.get(path).map_or(0, HashMap::len), groups, "{path}: {:?}", arrivals.get(path));
+    }
 }
 
 /// Returns how many of the requests that arrived at these times were answered at the same time.
@@ -252,89 +277,14 @@ fn highest_overlap(mut times: Vec<Instant>) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_and_the_server_die_and_nothing_is_lost() {
+async fn workers_and_servers_die_and_nothing_is_lost() {
     check(3, seed()).await;
 }
 
 /// `SOAK_CYCLES`, 50 by default.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour: make soak"]
-async fn soak_workers_and_the_server_die_and_nothing_is_lost() {
+async fn soak_workers_and_servers_die_and_nothing_is_lost() {
     let cycles = number("SOAK_CYCLES").and_then(|cycles| usize::try_from(cycles).ok());
     check(cycles.unwrap_or(50), seed()).await;
-}
-
-/// Each worker is replaced by a new one, as a Deployment does: the new one is ready before senders leave the old one, which then
-/// stops. No publish is refused, and everything is delivered once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_refuses_no_event() {
-    let receiver = Receiver::start(|_, _| Reply::status(200));
-    let manifests: String = (0..20).map(|n| hook(&format!("h{n}"), &receiver.url(), quick())).collect();
-    let database = shared().new_database();
-    let args = ["--store-url", &database, "--allow-unsafe-commits"];
-    let first = Standalone::start(&manifests, &args).await;
-    let data = first.data.clone();
-    let mut workers = [first, start_on_copy(&manifests, &args, &data).await];
-
-    let urls = Arc::new(Mutex::new(workers.iter().map(|worker| worker.url(EVENTS)).collect::<Vec<_>>()));
-    let stop = Arc::new(AtomicBool::new(false));
-    let durations = Arc::new(Mutex::new(Vec::new()));
-    let mut senders = tokio::task::JoinSet::new();
-    for sender in 0..4 {
-        let (urls, stop, durations) = (urls.clone(), stop.clone(), durations.clone());
-        senders.spawn(async move {
-            let client = reqwest::Client::new();
-            for n in 0.. {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let url = {
-                    let urls = urls.lock().unwrap();
-                    urls[n % urls.len()].clone()
-                };
-                let started = Instant::now();
-                let (status, answer) = answer(client.post(url).json(&event(&format!("{sender}-{n}")))).await;
-                assert_eq!(status, 202, "{answer}");
-                durations.lock().unwrap().push(started.elapsed());
-            }
-        });
-    }
-    let progress = async |more: usize| {
-        let before = durations.lock().unwrap().len();
-        eventually(DEADLINE, "events to be accepted", async || match durations.lock().unwrap().len() {
-            now if now >= before + more => Ok(()),
-            now => Err(format!("{} of {more}", now - before)),
-        })
-        .await;
-    };
-    for (number, worker) in workers.iter_mut().enumerate() {
-        progress(50).await;
-        let new = start_on_copy(&manifests, &args, &data).await;
-        urls.lock().unwrap()[number] = new.url(EVENTS);
-        // Requests that are on their way to the old one, as those of a load balancer.
-        progress(50).await;
-        let old = std::mem::replace(worker, new);
-        old.process().terminate().await;
-    }
-    progress(50).await;
-    stop.store(true, Ordering::SeqCst);
-    while let Some(ended) = senders.join_next().await {
-        ended.expect("a sender");
-    }
-    wait_until_settled(&workers[0]).await;
-    let mut durations = durations.lock().unwrap().clone();
-    durations.sort();
-    println!("{} events, p99 of an accept {:?}", durations.len(), durations[durations.len() * 99 / 100]);
-    let requests = receiver.requests();
-    let ids: BTreeSet<&str> = requests.iter().map(|request| request.header("webhook-id")).collect();
-    assert_eq!(ids.len(), durations.len() * 20, "each hook has each event");
-    assert_eq!(requests.len(), ids.len(), "nothing is sent twice");
-}
-
-/// Starts a further worker with the keys of another one.
-async fn start_on_copy(manifests: &str, args: &[&str], data: &Path) -> Standalone {
-    let mut worker = Standalone::prepare(manifests, args);
-    copy_folder(data, &worker.data);
-    worker.restart().await;
-    worker
 }
