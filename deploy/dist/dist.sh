@@ -73,8 +73,10 @@ sbom() {
     say "installing cargo-cyclonedx 0.5.9"
     "$cargo" install --quiet --locked --root "$tools" cargo-cyclonedx --version 0.5.9
   fi
-  PATH=$PATH:$tools/bin "$cargo" cyclonedx --quiet --format json --override-filename "hookstream-$version.cdx"
-  mv "hookstream-$version.cdx.json" "$out/"
+  PATH=$PATH:$tools/bin "$cargo" cyclonedx --quiet --format json --spec-version 1.5 --override-filename "hookstream-$version.cdx"
+  # Without the folder in which it was built, so that two builds of one commit are equal.
+  sed "s|path+file://$PWD#||" "hookstream-$version.cdx.json" >"$out/hookstream-$version.cdx.json"
+  rm "hookstream-$version.cdx.json"
   say "hookstream-$version.cdx.json"
 }
 

@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
-use super::backend::{AuthorizationError, Cluster, ClusterError, DeliveryStatus, Permission};
+use super::backend::{Cluster, ClusterError};
 use super::data::Data;
 use super::files::{OfflineManifests, view_of};
-use super::object::{Metadata, ObjectKey, ResourceKind, WriteTarget};
+use super::object::{ObjectKey, ResourceKind, WriteTarget};
+use super::read_only::ReadOnlyCluster;
 use super::view::View;
-use crate::core::conditions::ConditionMessage;
-use crate::core::keys::KeyRing;
 
 /// Members of the metadata that the manifests do not set.
 const LIVE_METADATA: [&str; 6] =
@@ -87,13 +86,15 @@ fn merge(manifest: &Value, live: &Value) -> Value {
     merged
 }
 
-/// Returns the error of every write.
-fn read_only<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, ClusterError>> {
-    Box::pin(ready(Err(ClusterError::ClusterError("a preview writes nothing".into()))))
-}
+/// Never reads the key ring, so that a preview needs no right on its Secret.
+impl ReadOnlyCluster for ManifestOverlay {
+    const WRITE_PROBLEM: &'static str = "a preview writes nothing";
+    const KEY_RING_PROBLEM: &'static str = "a preview does not read the key ring";
 
-impl Cluster for ManifestOverlay {
-    fn secret<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+    fn read_secret<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+    ) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(async move {
             match self.manifests.secret(key).await? {
                 Some(data) => Ok(Some(data)),
@@ -102,7 +103,7 @@ impl Cluster for ManifestOverlay {
         })
     }
 
-    fn config_map<'a>(
+    fn read_config_map<'a>(
         &'a self,
         key: &'a ObjectKey,
     ) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
@@ -114,62 +115,23 @@ impl Cluster for ManifestOverlay {
         })
     }
 
-    fn write_status<'a>(&'a self, _: &'a WriteTarget, _: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn write_delivery_status<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: DeliveryStatus,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn write_metadata<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: Metadata,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
+    fn read_stored<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
         self.live.read_object(target)
     }
 
-    fn publish_event<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: bool,
-        _: &'a ConditionMessage,
-    ) -> BoxFuture<'a, ()> {
-        Box::pin(ready(()))
-    }
-
-    /// Never reads the key ring, so that a preview needs no right on its Secret.
-    fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(ready(Err(ClusterError::KeyRing("a preview does not read the key ring".into()))))
-    }
-
-    fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+    fn read_installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
         self.live.installation_id()
     }
 
-    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+    fn read_installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
         self.live.installation_mark()
     }
 
-    fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
-        self.live.namespace_uid(name)
-    }
-
-    fn authorize<'a>(
+    fn read_namespace_uid<'a>(
         &'a self,
-        _: Option<&'a str>,
-        _: Permission<'a>,
-    ) -> BoxFuture<'a, Result<(), AuthorizationError>> {
-        Box::pin(ready(Err(AuthorizationError::Unavailable)))
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        self.live.namespace_uid(name)
     }
 }
 

@@ -51,6 +51,9 @@ pub struct ControllerOptions {
     /// Former ids of this installation, whose relays it continues to own.
     pub former_installation_ids: Vec<String>,
     pub deadlines: Deadlines,
+    /// Keep every object of a list, and read an object alone only if no list shows it. For a preview: one list serves all
+    /// its objects, and is as old as the command at most.
+    pub prefers_lists: bool,
 }
 
 impl Default for ControllerOptions {
@@ -68,6 +71,7 @@ impl Default for ControllerOptions {
             installation_id: None,
             former_installation_ids: Vec::new(),
             deadlines: Deadlines::default(),
+            prefers_lists: false,
         }
     }
 }
@@ -146,7 +150,7 @@ impl Context {
             let view = view.clone();
             Arc::new(OwnerIndex::new(move || all_named_ids(&view)))
         };
-        let named = owners.clone();
+        let (named, keeps_all) = (owners.clone(), options.prefers_lists);
         Context {
             pacer: Pacer::new(
                 options.admin_ceiling,
@@ -164,7 +168,7 @@ impl Context {
             memory: ObjectMemory::default(),
             claims: ClaimedIds::default(),
             owners,
-            snapshots: Snapshots::new(move |id| named.contains(id)),
+            snapshots: Snapshots::new(move |id| keeps_all || named.contains(id)),
             sources: SourceCache::default(),
             stream_failures: StreamFailures::default(),
             installations: Installations::default(),
@@ -177,6 +181,12 @@ impl Context {
             connections_to_update: Mutex::new(Some(connections_to_update)),
             key_ring_restored: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the longest accepted age of a list that is searched for a name. Zero before a write: a list from before this
+    /// moment may lack an object with that name.
+    pub(super) fn max_name_list_age(&self) -> Duration {
+        if self.options.prefers_lists { Duration::MAX } else { Duration::ZERO }
     }
 
     /// Drops the caches of writes. Called when leadership is gained: another replica may have written since.

@@ -7,6 +7,7 @@ use kube::runtime::reflector::Store;
 use super::context::Context;
 use super::status::Managed;
 use crate::cluster::DeserializeGuard;
+use crate::core::conditions::is_ready;
 
 /// The pause between two measurements. Each visits every object.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -30,6 +31,5 @@ fn count<K: Managed>(context: &Context, store: &Store<DeserializeGuard<K>>) {
 }
 
 fn has_ready_condition<K: Managed>(object: &K) -> bool {
-    let conditions = object.status().map(K::conditions).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    is_ready(object.status().map(K::conditions).unwrap_or_default())
 }

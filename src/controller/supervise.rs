@@ -19,6 +19,7 @@ use super::telemetry::ReconcileTimer;
 use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
 use crate::cluster::{ClusterError, DeserializeGuard, ObjectKey, WriteTarget};
+use crate::core::conditions::is_ready;
 
 /// Requeue delay of an error that a watch event resolves, in case that event is missed.
 const SAFETY_REQUEUE: Duration = Duration::from_secs(600);
@@ -156,7 +157,7 @@ fn priority<K: Managed>(object: &K) -> Priority {
     let Some(mut status) = object.status().cloned() else { return Priority::Change };
     let request = status::reconcile_request(object);
     let shared = K::shared(&mut status);
-    let is_ready = shared.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let is_ready = is_ready(shared.conditions);
     let handled = shared.handled.as_ref().and_then(|h| h.reconcile_requested_at.clone());
     let is_current = *shared.observed_generation == object.meta().generation && handled == request;
     if is_ready && is_current { Priority::Resync } else { Priority::Change }

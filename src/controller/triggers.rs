@@ -14,6 +14,7 @@ use crate::api::{
     CaKind, Connection, EventHook, EventStream, FINALIZER, Hook, RECONCILE_REQUESTED_AT, RESUME,
 };
 use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey};
+use crate::core::conditions::is_ready;
 use crate::core::hook::validate;
 use crate::core::{auth0_hook, stream};
 
@@ -349,8 +350,7 @@ fn fingerprint_of_stream(stream: &DeserializeGuard<EventStream>) -> Fingerprint 
 
 fn fingerprint_of_connection(connection: &DeserializeGuard<Connection>) -> Fingerprint {
     let status = connection.0.as_ref().ok().and_then(|c| c.status.as_ref());
-    let is_ready =
-        status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let is_ready = status.is_some_and(|status| is_ready(&status.conditions));
     Fingerprint { is_ready, ..fingerprint(connection) }
 }
 

@@ -12,6 +12,11 @@ pub const SUSPENDED: &str = "Suspended";
 /// Maximum length of a condition's message in bytes. The API server rejects a status with a longer message.
 const MAX_MESSAGE: usize = 4096;
 
+/// Returns true if the condition `Ready` is `True`, of whatever generation of the object.
+pub fn is_ready(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// The readiness of an object, from which its conditions follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectReadiness {

@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::hooks::FloatGauge;
 use super::labels::ShareLabel;
 use super::memory::to_gauge;
-use super::ratio;
+use super::registrar::ratio;
 
 /// The pending deliveries and the store. Each setter replaces the last measurement.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ mod latency;
 mod memory;
 mod process;
 mod rates;
+mod registrar;
 mod traces;
 mod unhealthy_hooks;
 
@@ -18,12 +19,9 @@ use crate::core::delivery_reason::DeliveryReason;
 use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::version::Version;
 use std::collections::HashSet;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,6 +39,7 @@ use memory::to_gauge;
 pub use memory::{MemoryMetrics, MemoryShareMetrics};
 use process::ProcessCollector;
 pub use rates::{MAX_NAMESPACES, RateCounters, Rates};
+use registrar::{FamilyRegistrar, ratio};
 pub use traces::SpanOutcome;
 use traces::TraceMetrics;
 pub use unhealthy_hooks::UnhealthyHooks;
@@ -475,35 +474,6 @@ impl Metrics {
         encode_registry(&mut text, &self.process).ok();
         encode_eof(&mut text).ok();
         text
-    }
-}
-
-/// The unit of fractions. Prometheus names it in the singular.
-fn ratio() -> Unit {
-    Unit::Other("ratio".into())
-}
-
-/// Registers metric families.
-struct FamilyRegistrar<'a>(&'a mut Registry);
-
-impl FamilyRegistrar<'_> {
-    fn counter<L>(&mut self, name: &str, help: &str) -> Family<L, Counter>
-    where
-        L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static,
-    {
-        let family = Family::default();
-        self.0.register(name, help, family.clone());
-        family
-    }
-
-    /// Registers a histogram of call durations by host.
-    fn seconds(&mut self, name: &str, help: &str) -> Family<HostLabel, Histogram> {
-        // From a cached response to the deadline of a call.
-        let family = Family::<HostLabel, Histogram>::new_with_constructor(|| {
-            Histogram::new(exponential_buckets(0.004, 4.0, 8))
-        });
-        self.0.register_with_unit(name, help, Unit::Seconds, family.clone());
-        family
     }
 }
 

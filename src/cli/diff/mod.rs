@@ -101,6 +101,7 @@ fn context(
         installation_id: flags.installation_id,
         // Use no grace period: a second attempt that could find a new object does not follow.
         deadlines: Deadlines { creation: Duration::ZERO, ..Deadlines::default() },
+        prefers_lists: true,
         ..ControllerOptions::default()
     };
     Context::new(cluster, view, http, options, Arc::new(Metrics::default()), Leadership::always())

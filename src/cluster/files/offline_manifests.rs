@@ -12,12 +12,7 @@ use super::manifest_set::ManifestSet;
 use super::object_lists::ObjectLists;
 use super::objects::FileObject;
 use crate::api::EventHook;
-use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectKey, Permission,
-    ResourceKind, View, WriteTarget,
-};
-use crate::core::conditions::ConditionMessage;
-use crate::core::keys::KeyRing;
+use crate::cluster::{ClusterError, Data, ObjectKey, ReadOnlyCluster, ResourceKind, View, WriteTarget};
 
 /// The content of files, read-only.
 pub struct OfflineManifests(ManifestSet);
@@ -65,82 +60,26 @@ impl OfflineManifests {
     }
 }
 
-/// Returns the error of every write.
-fn read_only<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, ClusterError>> {
-    Box::pin(ready(Err(ClusterError::ClusterError("manifests are read-only".into()))))
-}
+impl ReadOnlyCluster for OfflineManifests {
+    const WRITE_PROBLEM: &'static str = "manifests are read-only";
+    const KEY_RING_PROBLEM: &'static str = "the manifests contain no key ring";
 
-impl Cluster for OfflineManifests {
-    fn secret<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+    fn read_secret<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+    ) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(ready(Ok(self.0.secret(key))))
     }
 
-    fn config_map<'a>(
+    fn read_config_map<'a>(
         &'a self,
         key: &'a ObjectKey,
     ) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(ready(Ok(self.0.config_map(key))))
     }
 
-    fn write_status<'a>(&'a self, _: &'a WriteTarget, _: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn write_delivery_status<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: DeliveryStatus,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn write_metadata<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: Metadata,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        read_only()
-    }
-
-    fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
-        Box::pin(ready(
-            self.0
-                .object(target.kind, &target.key)
-                .map(|object| object.value.clone())
-                .ok_or(ClusterError::Gone),
-        ))
-    }
-
-    fn publish_event<'a>(
-        &'a self,
-        _: &'a WriteTarget,
-        _: bool,
-        _: &'a ConditionMessage,
-    ) -> BoxFuture<'a, ()> {
-        Box::pin(ready(()))
-    }
-
-    fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(ready(Err(ClusterError::KeyRing("the manifests contain no key ring".into()))))
-    }
-
-    fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
-        read_only()
-    }
-
-    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
-        Box::pin(ready(Ok(None)))
-    }
-
-    fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
-        read_only()
-    }
-
-    fn authorize<'a>(
-        &'a self,
-        _: Option<&'a str>,
-        _: Permission<'a>,
-    ) -> BoxFuture<'a, Result<(), AuthorizationError>> {
-        Box::pin(ready(Err(AuthorizationError::Unavailable)))
+    fn read_stored<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        let object = self.0.object(target.kind, &target.key);
+        Box::pin(ready(object.map(|object| object.value.clone()).ok_or(ClusterError::Gone)))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::ResourceExt;
 use serde_json::Value;
@@ -237,7 +238,7 @@ impl<K: Synced> SyncRun<'_, K> {
         if self.create_record.as_ref().is_some_and(is_current) {
             return Ok(false);
         }
-        let at = self.context.snapshots.find_name(&self.vendor.client, None).await?.at;
+        let at = self.context.snapshots.find_name(&self.vendor.client, None, Duration::ZERO).await?.at;
         let hash = hash_with_newest_key(&key_ring, &self.uid, PENDING_CREATE, &readable).unwrap_or_default();
         let External { endpoint, workspace, .. } = self.external_at("");
         let name = self.desired.name.clone();

@@ -17,7 +17,7 @@ use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::controller::state::{OWNED_OBJECT, OwnershipMarker, PENDING_CREATE};
 use crate::controller::status;
-use crate::core::conditions::{ConditionMessage, ObjectReadiness};
+use crate::core::conditions::{ConditionMessage, ObjectReadiness, is_ready};
 use crate::core::time::Millis;
 
 /// Writes the status and returns when the next resync is due. `status` has the kind's own members; this fills in the
@@ -94,8 +94,7 @@ async fn report_drift<K: Synced>(context: &Context, object: &K, effect: &Effect,
     let mut status = object.status().cloned().unwrap_or_default();
     let shared = K::shared(&mut status);
     let is_current = *shared.observed_generation == object.meta().generation;
-    let is_ready = shared.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    if !is_current || !is_ready || before.is_some_and(|before| before != hash) {
+    if !is_current || !is_ready(shared.conditions) || before.is_some_and(|before| before != hash) {
         return;
     }
     // After a restart, a changed flag may be the reason instead: this process does not know the previous desired

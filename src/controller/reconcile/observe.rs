@@ -65,16 +65,21 @@ impl<K: Synced> SyncRun<'_, K> {
             if self.find_other_owner(&id).is_some() {
                 continue;
             }
-            // The snapshot may be old, and the object is about to be written.
-            if let Some(item) = client
-                .observe(&id)
-                .await?
-                .filter(|item| K::Client::receiver_url(item).map(without_mark) == Some(without_mark(url)))
-            {
-                return Ok(Some(Found { is_inherited: true, ..Found::new(id, Arc::new(item)) }));
+            let is_receiver =
+                |item: &Value| K::Client::receiver_url(item).map(without_mark) == Some(without_mark(url));
+            if let Some(item) = self.read_current(&id).await?.filter(|item| is_receiver(item)) {
+                return Ok(Some(Found { is_inherited: true, ..Found::new(id, item) }));
             }
         }
         Ok(None)
+    }
+
+    /// Reads one object that is about to be written: with a GET, because the snapshot may be old. A preview writes nothing.
+    async fn read_current(&self, id: &str) -> Result<Option<Arc<Value>>, SyncError> {
+        match self.context.options.prefers_lists {
+            true => self.read(id).await,
+            false => Ok(self.vendor.client.observe(id).await?.map(Arc::new)),
+        }
     }
 
     /// Reads one object from the snapshot. Falls back to a GET when the snapshot cannot answer or when a reconcile was
@@ -85,11 +90,11 @@ impl<K: Synced> SyncRun<'_, K> {
         // An object to adopt may have been created or corrected a moment ago. And until the status has the vendor's
         // spelling of its id, a list may show it under another spelling.
         let adopts = self.policies.adopt.is_some() && self.object.external().is_none();
-        if !adopts && !self.is_requested() {
+        if self.context.options.prefers_lists || (!adopts && !self.is_requested()) {
             match snapshots.get(client, id, self.max_snapshot_age).await? {
                 SnapshotEntry::Present(item) if K::Client::LIST_IS_COMPLETE => return Ok(Some(item)),
-                SnapshotEntry::Absent => return Ok(None),
-                SnapshotEntry::Present(_) | SnapshotEntry::Unknown => {}
+                SnapshotEntry::Absent if !adopts => return Ok(None),
+                SnapshotEntry::Present(_) | SnapshotEntry::Absent | SnapshotEntry::Unknown => {}
             }
         }
         let item = client.observe(id).await.inspect_err(|error| {
@@ -150,7 +155,11 @@ impl<K: Synced> SyncRun<'_, K> {
     /// only if a create record says so. The watch may deliver that record late: then this fails with
     /// `ClusterError::Conflict`, which requeues.
     async fn observe_by_name(&self, name: &str) -> Result<Option<Found>, SyncError> {
-        let listed = self.context.snapshots.find_name(&self.vendor.client, Some(name)).await?;
+        let listed = self
+            .context
+            .snapshots
+            .find_name(&self.vendor.client, Some(name), self.context.max_name_list_age())
+            .await?;
         // After the list, which it shares.
         if let Some(found) = self.observe_inherited_relay().await? {
             return Ok(Some(found));
@@ -158,8 +167,8 @@ impl<K: Synced> SyncRun<'_, K> {
         let Some(id) = listed.id else { return Ok(None) };
         if self.policies.observes_only() {
             // ObserveOnly needs no ownership.
-            let item = self.vendor.client.observe(&id).await?;
-            return Ok(item.map(|item| Found::new(id, Arc::new(item))));
+            let item = self.read_current(&id).await?;
+            return Ok(item.map(|item| Found::new(id, item)));
         }
         let stored = self.context.cluster.read_object(&WriteTarget::of(K::KIND, self.object)).await?;
         if stored.pointer("/metadata/resourceVersion").and_then(Value::as_str)

@@ -31,7 +31,8 @@ pub async fn find_candidates<K: Synced>(
             && is_hash_of(key_ring, &record.hash, uid, PENDING_CREATE, &readable)
     };
     if let Some(name) = &record.name {
-        let Some(id) = context.snapshots.find_name(client, Some(name)).await?.id else {
+        let Some(id) = context.snapshots.find_name(client, Some(name), context.max_name_list_age()).await?.id
+        else {
             return Ok(Vec::new());
         };
         let item = client.observe(&id).await?;

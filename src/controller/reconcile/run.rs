@@ -197,7 +197,10 @@ impl<'a, K: Synced> SyncRun<'a, K> {
             create_record: context.memory.create_record(&uid, CreateRecord::of(object)),
             handled_request: handled.and_then(|handled| handled.reconcile_requested_at),
             uid,
-            max_snapshot_age: max_snapshot_age(interval),
+            max_snapshot_age: match context.options.prefers_lists {
+                true => Duration::MAX,
+                false => max_snapshot_age(interval),
+            },
         })
     }
 

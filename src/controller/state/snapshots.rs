@@ -149,14 +149,15 @@ impl Snapshots {
         Ok(shared.state.lock().ids_by_url(url))
     }
 
-    /// Finds a name in a list call that begins after this call.
+    /// Finds a name in a list that is at most `max_age` old. With zero, the list call begins after this call.
     pub async fn find_name<C: ExternalClient>(
         &self,
         client: &C,
         name: Option<&str>,
+        max_age: Duration,
     ) -> Result<ListedName, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, Duration::ZERO, &self.is_named).await?;
+        shared.refresh(client, max_age, &self.is_named).await?;
         let state = shared.state.lock();
         let at = state.list.as_ref().and_then(|list| list.listing.vendor_time);
         Ok(ListedName { id: name.and_then(|name| state.find_name(name)), at })
@@ -229,8 +230,10 @@ impl Shared {
         is_named: &IsNamed,
     ) -> Result<(), AdminError> {
         let requested = Instant::now();
-        let is_fresh =
-            |state: &State| state.list.as_ref().is_some_and(|list| list.begun + max_age >= requested);
+        let is_fresh = |state: &State| {
+            let age = state.list.as_ref().map(|list| requested.saturating_duration_since(list.begun));
+            age.is_some_and(|age| age <= max_age)
+        };
         let postponed = || AdminError::Postponed(REQUEUE_DELAY.mul_f64(1.0 + fastrand::f64()));
         let waiter = Waiter(&self.waiters);
         if waiter.0.fetch_add(1, Ordering::Relaxed) >= MAX_WAITERS {
@@ -430,7 +433,8 @@ mod tests {
         );
         assert_eq!(entry("foreign").await, SnapshotEntry::Unknown, "listed, so a GET can show it");
         assert_eq!(entry("absent").await, SnapshotEntry::Absent);
-        let name = async |name: &str| snapshots.find_name(&client, Some(name)).await.unwrap().id;
+        let name =
+            async |name: &str| snapshots.find_name(&client, Some(name), Duration::ZERO).await.unwrap().id;
         assert_eq!(name("theirs").await.as_deref(), Some("foreign"));
         assert_eq!(name("other").await, None);
     }
@@ -440,7 +444,10 @@ mod tests {
         let (_server, client) =
             gateway(json!([{"id": "i", "name": "old"}, {"id": "j", "name": "gone"}])).await;
         let snapshots = snapshots();
-        assert_eq!(snapshots.find_name(&client, Some("old")).await.unwrap().id.as_deref(), Some("i"));
+        assert_eq!(
+            snapshots.find_name(&client, Some("old"), Duration::ZERO).await.unwrap().id.as_deref(),
+            Some("i")
+        );
         snapshots.mark_present(&client, "i", &json!({"id": "i", "name": "new"}));
         snapshots.mark_deleted(client.list_scope(), "j");
         let shared = snapshots.shared(client.list_scope());

@@ -147,4 +147,6 @@ fn truncate(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;

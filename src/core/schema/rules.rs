@@ -7,17 +7,17 @@ use std::sync::{Arc, LazyLock};
 
 use cel::extractors::This;
 use cel::{Context, Env, Program};
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use regex::Regex;
 use serde_json::Value;
 
 use crate::core::{duration, urls};
 
 /// Compiled rules and patterns, cached because a folder may contain thousands of objects. The CRDs bound their number.
-static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
+static PROGRAMS: LazyLock<RwLock<HashMap<String, Arc<Program>>>> = LazyLock::new(RwLock::default);
 /// The functions of CEL. Declaring them takes as long as dozens of evaluations.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
-static PATTERNS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+static PATTERNS: LazyLock<RwLock<HashMap<String, Arc<Regex>>>> = LazyLock::new(RwLock::default);
 
 /// Returns the rules of a schema except transition rules.
 #[cfg(test)]
@@ -36,22 +36,24 @@ fn is_transition_rule(rule: &str) -> bool {
 }
 
 pub fn compile(rule: &str) -> Result<Arc<Program>, String> {
-    if let Some(program) = PROGRAMS.lock().get(rule) {
-        return Ok(program.clone());
+    let known = PROGRAMS.read().get(rule).cloned();
+    if let Some(program) = known {
+        return Ok(program);
     }
     let program = Arc::new(Program::compile(rule).map_err(|error| error.to_string())?);
-    PROGRAMS.lock().insert(rule.to_owned(), program.clone());
+    PROGRAMS.write().insert(rule.to_owned(), program.clone());
     Ok(program)
 }
 
 /// Returns true if the text matches the pattern, and false if the pattern is invalid.
 pub fn matches(text: &str, pattern: &str) -> bool {
-    if let Some(regex) = PATTERNS.lock().get(pattern) {
+    let known = PATTERNS.read().get(pattern).cloned();
+    if let Some(regex) = known {
         return regex.is_match(text);
     }
     let Ok(regex) = Regex::new(&translate_go_pattern(pattern)) else { return false };
     let matches = regex.is_match(text);
-    PATTERNS.lock().insert(pattern.to_owned(), regex);
+    PATTERNS.write().insert(pattern.to_owned(), Arc::new(regex));
     matches
 }
 
@@ -83,21 +85,31 @@ fn translate_go_pattern(pattern: &str) -> String {
 
 /// Returns the messages of all violated rules.
 pub fn violated(schema: &Value, value: &Value) -> Vec<String> {
+    // Converting the value costs more than a rule, so all rules share it.
+    let mut shared = None;
     let text = |rule: &Value, name: &str| rule.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-    let violation = |rule: &Value| {
+    let mut violation = |rule: &Value| {
         let expression = text(rule, "rule").filter(|rule| !is_transition_rule(rule))?;
-        match holds(&expression, value) {
+        match holds(&expression, shared.get_or_insert_with(|| context_of(value))) {
             Ok(true) => None,
             Ok(false) => Some(text(rule, "message").unwrap_or(expression)),
             // The API server rejects the object too, with a different message.
             Err(error) => Some(format!("cannot be checked: {expression}: {error}")),
         }
     };
-    all(schema).filter_map(violation).collect()
+    all(schema).filter_map(&mut violation).collect()
 }
 
-fn holds(rule: &str, value: &Value) -> Result<bool, String> {
-    let program = compile(rule)?;
+fn holds(rule: &str, context: &Context<'static, 'static>) -> Result<bool, String> {
+    match compile(rule)?.execute(context) {
+        Ok(cel::Value::Bool(answer)) => Ok(answer),
+        Ok(_) => Err("the result is not a boolean".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Returns the variables and functions of the rules of a value.
+fn context_of(value: &Value) -> Context<'static, 'static> {
     let mut context = Context::with_env(ENVIRONMENT.clone());
     context.add_variable_from_value("self", to_cel(value));
     // The Kubernetes extensions to CEL that our rules use. If the crate defines a function with this name, `add_function`
@@ -115,11 +127,7 @@ fn holds(rule: &str, value: &Value) -> Result<bool, String> {
         })
         .ok();
     context.add_function("isURL", |text: Arc<String>| urls::is_url(&text)).ok();
-    match program.execute(&context) {
-        Ok(cel::Value::Bool(answer)) => Ok(answer),
-        Ok(_) => Err("the result is not a boolean".into()),
-        Err(error) => Err(error.to_string()),
-    }
+    context
 }
 
 fn to_cel(value: &Value) -> cel::Value {

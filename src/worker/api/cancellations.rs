@@ -2,7 +2,6 @@
 //! none are left: so a cancellation in bulk needs no job, ends with its client, and takes turns with other namespaces.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -10,8 +9,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Uri};
 
+use super::dry_run;
 use super::query::{self, CancelQuery};
-use super::responses::{CancellationResponse, DryRunResponse};
+use super::responses::CancellationResponse;
 use super::state::{ApiState, RESOURCE, read_small_body, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
@@ -21,10 +21,6 @@ use crate::worker::store::{DeliveryFilter, DeliverySeq, StoreError};
 
 /// The most deliveries that one request cancels, in one operation of the store.
 const BATCH: usize = 500;
-/// The most deliveries that a dry run counts.
-const MAX_COUNTED: usize = 10_000;
-/// The longest time that a dry run counts.
-const MAX_COUNT_TIME: Duration = Duration::from_secs(10);
 
 pub async fn cancel(
     State(api): State<Arc<ApiState>>,
@@ -39,7 +35,11 @@ pub async fn cancel(
     let body = read_small_body(&api, &namespace, &headers, body).await?;
     let CancelQuery { filter, before } = query::parse_cancel(&namespace, &body, Millis::now())?;
     if is_dry_run {
-        return Ok(Json(count(&api, filter).await?).into_response());
+        let read = |before, limit: usize| {
+            let page = api.store.list(filter.clone(), before, limit.min(BATCH));
+            async move { page.await.map(|page| (page.records.len(), page.next)) }
+        };
+        return Ok(Json(dry_run::count(read).await?).into_response());
     }
     // In a separate task, because the request's future is dropped if the client disconnects, and the dispatcher must learn
     // of every cancelled delivery.
@@ -67,21 +67,4 @@ async fn cancel_batch(
         api.dispatch.delivery_changed(hook, seq).await;
     }
     Ok((count, page.next))
-}
-
-/// Counts what would be cancelled, exactly up to `MAX_COUNTED`.
-async fn count(api: &ApiState, filter: DeliveryFilter) -> Result<DryRunResponse, HttpProblem> {
-    let until = tokio::time::Instant::now() + MAX_COUNT_TIME;
-    let (mut matching, mut before) = (0, None);
-    loop {
-        let page = api.store.list(filter.clone(), before, BATCH).await.map_err(|e| store_problem(&e))?;
-        matching += page.records.len();
-        before = page.next;
-        if before.is_none() && matching <= MAX_COUNTED {
-            return Ok(DryRunResponse { matching, is_exact: true });
-        }
-        if matching > MAX_COUNTED || tokio::time::Instant::now() >= until {
-            return Ok(DryRunResponse { matching: matching.min(MAX_COUNTED), is_exact: false });
-        }
-    }
 }

@@ -9,6 +9,7 @@
 mod cancellations;
 mod catalogue;
 mod deliveries;
+mod dry_run;
 mod event_query;
 mod events;
 mod explain;

@@ -1,7 +1,6 @@
 //! Bulk replays of deliveries.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -10,20 +9,15 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
 use uuid::Uuid;
 
+use super::dry_run;
 use super::query;
-use super::responses::{DryRunResponse, ReplayListResponse, ReplayResponse};
+use super::responses::{ReplayListResponse, ReplayResponse};
 use super::scope::ListScope;
 use super::state::{ApiState, IdPath, RESOURCE, read_small_body, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::DeliveryFilter;
-
-/// The most deliveries that a dry run counts.
-const MAX_COUNTED: usize = 10_000;
-/// The longest time that a dry run counts. Its reads are short and take turns with those of other namespaces.
-const MAX_COUNT_TIME: Duration = Duration::from_secs(10);
 
 pub async fn start(
     State(api): State<Arc<ApiState>>,
@@ -38,28 +32,14 @@ pub async fn start(
     let now = Millis::now();
     let (filter, rate) = query::parse_replay(&namespace, &body, now)?;
     if is_dry_run {
-        return Ok(Json(count(&api, filter).await?).into_response());
+        let read = |before, limit| {
+            let counted = api.store.count_finished(filter.clone(), before, limit);
+            async move { counted.await.map(|counted| (counted.count, counted.next)) }
+        };
+        return Ok(Json(dry_run::count(read).await?).into_response());
     }
     let replay = api.store.start_replay(filter, rate, now).await.map_err(|error| store_problem(&error))?;
     Ok((StatusCode::ACCEPTED, Json(ReplayResponse::from(replay))).into_response())
-}
-
-/// Counts what a replay would put back, exactly up to `MAX_COUNTED`.
-async fn count(api: &ApiState, filter: DeliveryFilter) -> Result<DryRunResponse, HttpProblem> {
-    let until = tokio::time::Instant::now() + MAX_COUNT_TIME;
-    let (mut matching, mut before) = (0, None);
-    loop {
-        let counted = api.store.count_finished(filter.clone(), before, MAX_COUNTED + 1 - matching).await;
-        let counted = counted.map_err(|error| store_problem(&error))?;
-        matching += counted.count;
-        before = counted.next;
-        if before.is_none() {
-            return Ok(DryRunResponse { matching, is_exact: true });
-        }
-        if matching > MAX_COUNTED || tokio::time::Instant::now() >= until {
-            return Ok(DryRunResponse { matching: matching.min(MAX_COUNTED), is_exact: false });
-        }
-    }
 }
 
 /// Lists the bulk replays of one namespace, or of all with the permission in all of them.

@@ -165,6 +165,73 @@ async fn predicts_adoption_and_lists_uncompared_fields() {
     assert!(!empty.join("keys.json").exists(), "diff creates no keys");
 }
 
+/// One list serves all hooks of a Connection: at the rate limit of the vendors, a request for each would take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_hooks_take_a_bounded_number_of_requests() {
+    let kong = Kong::start(&[]).await;
+    let mut manifests = kong.connection() + &secret("signing", json!({"text": "s3cret"}));
+    let url = "http://ingest.test";
+    let base = format!("{manifests}{}", relay("first", json!({})));
+    let standalone = Standalone::start(&base, &["--ingest-url", url]).await;
+    let relay_url = kong.wait_for_hooks(1).await[0]["config"]["url"].as_str().unwrap().to_owned();
+    drop(standalone);
+    for number in 0..50 {
+        let id = format!("00000000-0000-4000-8000-{number:012}");
+        let (name, more) = (format!("adopted-{number}"), json!({"adopt": {"id": id, "mode": "Match"}}));
+        manifests += &gateway(&name, more);
+        let body = json!({"id": id, "source": "crud", "event": "consumers", "handler": "webhook",
+            "config": {"url": "http://receiver.test/", "secret": "s3cret"}});
+        kong.create(body).await;
+        // Relays of earlier objects of the same names, as after a restore.
+        manifests += &relay(&format!("restored-{number}"), json!({}));
+        let former = relay_url.replace("/first", &format!("/restored-{number}"));
+        kong.create(json!({"source": "crud", "handler": "webhook", "config": {"url": former}})).await;
+        manifests += &relay(&format!("new-{number}"), json!({}));
+    }
+    let before = kong.requests().await.len();
+    let (code, rows) = diff(&manifests, &["--ingest-url", url]).await;
+    let requests = kong.requests().await.split_off(before);
+    assert_eq!((code, rows.as_object().unwrap().len()), (1, 150), "{rows}");
+    for number in [0, 49] {
+        let change = |name: &str| rows[format!("{name}-{number}")]["change"].clone();
+        let changes = ["adopted", "restored", "new"].map(change);
+        assert_eq!(changes, ["unchanged", "unchanged", "create"], "{rows}");
+    }
+    assert!(requests.len() <= 5, "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_streams_take_a_bounded_number_of_requests() {
+    let auth0 = Auth0::start(&[]).await;
+    let spec =
+        json!({"auth0": {"domain": auth0.domain, "tokenSecretRef": {"name": "tenant", "key": "token"}}});
+    let mut manifests = manifest("hookstream.dev/v1alpha1", "Connection", "auth0", json!({ "spec": spec }))
+        + &secret("tenant", json!({"token": "the-token-of-the-test"}));
+    let destination = json!({"type": "eventbridge",
+        "configuration": {"aws_account_id": "123456789012", "aws_region": "eu-west-1"}});
+    for number in 0..25 {
+        let types = json!([{"event_type": "user.created"}]);
+        let name = format!("adopted-{number}");
+        let stream = json!({"name": name, "subscriptions": types, "destination": destination});
+        let id = auth0.create_stream(stream).await["id"].clone();
+        let adopt = json!({"adopt": {"id": id, "mode": "Match"}});
+        for (name, more) in [(name, adopt), (format!("new-{number}"), json!({}))] {
+            let mut spec = json!({"connectionRef": {"name": "auth0"}, "name": name, "subscriptions": [{"eventType": "user.created"}],
+                "destination": {"eventBridge": {"accountId": "123456789012", "region": "eu-west-1"}}});
+            merge(&mut spec, more);
+            manifests += &manifest("hookstream.dev/v1alpha1", "EventStream", &name, json!({ "spec": spec }));
+        }
+    }
+    auth0.forget_requests().await;
+    let (code, rows) = diff(&manifests, &[]).await;
+    let requests = auth0.requests().await;
+    assert_eq!((code, rows.as_object().unwrap().len()), (1, 50), "{rows}");
+    for (name, change) in [("adopted-0", "unchanged"), ("adopted-24", "unchanged"), ("new-24", "create")] {
+        assert_eq!(rows[name]["change"], change, "{rows}");
+    }
+    assert!(requests.len() <= 5, "{requests:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn auth0_import_has_no_difference() {
     let auth0 = Auth0::start(&[]).await;

@@ -15,6 +15,7 @@ mod mistakes;
 mod object_requests;
 mod orphans;
 mod profiles;
+mod progress;
 mod release;
 mod shared_standalone;
 mod standalone;

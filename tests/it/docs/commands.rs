@@ -1,19 +1,35 @@
 //! The commands in the documents.
 
 use super::pages::{RunBy, blocks, commands, documents, root};
-use super::{quickstart, typed};
-use crate::harness::{Process, control_plane};
+use super::shell::Shell;
+use super::{operations, postgresql, quickstart, typed};
+use crate::harness::{ControlPlane, Process};
 
-/// Documents whose unmarked commands run on a cluster: in this file and in `quickstart`.
+/// Documents whose unmarked commands run in a cluster: in this file and in `quickstart`.
 const IN_A_CLUSTER: [&str; 2] = ["docs/install.md", "docs/quickstart.md"];
 
+/// By kubectl, and then by Helm on the same objects; and by Helm alone, on a cluster of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn install_commands_apply_kustomization() {
+async fn install_commands_work_as_written() {
     let commands = commands("docs/install.md", RunBy::Document);
-    assert_eq!(commands.len(), 2, "{commands:?}");
-    for command in commands {
-        let args = command.strip_prefix("kubectl ").unwrap().split_whitespace();
-        control_plane().kubectl(args, "").await.unwrap_or_else(|e| panic!("{command}: {e}"));
+    let (by_helm, by_kubectl): (Vec<_>, Vec<_>) = commands
+        .iter()
+        .partition(|command| command.starts_with("helm") && !command.contains("--take-ownership"));
+    assert_eq!((by_helm.len(), by_kubectl.len()), (2, 4), "{commands:?}");
+    for (commands, image) in
+        [(by_helm, "registry.example.com/hookstream:0.1.0"), (by_kubectl, "hookstream:0.1.0")]
+    {
+        let cluster = ControlPlane::bare().await.unwrap();
+        let shell = Shell::new("install", cluster.admin_kubeconfig());
+        for command in commands {
+            let output = shell.expect(command).await;
+            assert!(
+                !command.starts_with("helm") || output.contains("STATUS: deployed"),
+                "{command}: {output}"
+            );
+        }
+        let get = "kubectl -n hookstream-system get statefulset hookstream-worker -o jsonpath={..image}";
+        assert_eq!(shell.expect(get).await, image);
     }
 }
 
@@ -26,6 +42,9 @@ fn every_command_runs_or_is_marked() {
             let is_run = match block.run_by {
                 RunBy::Document => IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
                 RunBy::Quickstart => quickstart::DOCUMENTS.contains(&name),
+                RunBy::Operations => operations::DOCUMENTS.contains(&name),
+                RunBy::Postgresql => postgresql::DOCUMENTS.contains(&name),
+                RunBy::Release => name == "docs/release.md",
                 RunBy::None => true,
             };
             assert!(

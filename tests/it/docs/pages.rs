@@ -38,6 +38,12 @@ pub enum RunBy {
     Document,
     /// `in-quickstart`: the test of the quickstart runs it in its cluster, before the clean-up.
     Quickstart,
+    /// `in-operations`: the test of the day-two commands runs it, in a cluster with a gateway.
+    Operations,
+    /// `with-postgresql`: a test with a PostgreSQL server runs it.
+    Postgresql,
+    /// `with-release`: the test of `make dist` runs it beside the files of a release.
+    Release,
     /// `not-run: REASON`: none. The program still parses its own commands.
     None,
 }
@@ -47,11 +53,14 @@ impl RunBy {
     fn parse(info: &str) -> RunBy {
         let words = info.strip_prefix("console").unwrap_or_default().trim();
         match words.strip_prefix("not-run") {
-            None if words == "in-quickstart" => RunBy::Quickstart,
-            None => {
-                assert!(words.is_empty(), "unknown words after console: {info}");
-                RunBy::Document
-            }
+            None => match words {
+                "" => RunBy::Document,
+                "in-quickstart" => RunBy::Quickstart,
+                "in-operations" => RunBy::Operations,
+                "with-postgresql" => RunBy::Postgresql,
+                "with-release" => RunBy::Release,
+                _ => panic!("unknown words after console: {info}"),
+            },
             Some(reason) => {
                 let reason = reason.strip_prefix(": ").unwrap_or_default();
                 assert!(reason.len() > 10, "say why no test runs the block: {info}");

@@ -1,20 +1,20 @@
 //! Runs docs/quickstart.md as written, on a cluster of its own.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::pages::{RunBy, commands, root};
-use crate::harness::helm::{Container, local_values, values_file};
+use super::pages::{RunBy, commands};
+use super::shell::Shell;
+use crate::harness::helm::{Container, complete_uninstall_check, local_values, values_file};
 use crate::harness::manifests::merged;
-use crate::harness::{ControlPlane, DEADLINE, Process, eventually, free_port, run, tool, watchdog};
+use crate::harness::{ControlPlane, DEADLINE, Process, eventually, free_port, watchdog};
 
-const HOME: &str = "hookstream-system";
+pub const HOME: &str = "hookstream-system";
 
 /// The documents with commands that run in the quickstart's cluster. Keys are rotated and charts upgraded last.
-pub const DOCUMENTS: [&str; 5] = [
+pub const DOCUMENTS: [&str; 6] = [
+    "docs/auth0.md",
     "docs/command-line.md",
     "docs/troubleshooting.md",
     "docs/deliveries.md",
@@ -32,11 +32,11 @@ async fn quickstart_works_as_written() {
         local_values([ingest, api, ops], &format!("http://127.0.0.1:{ingest}")),
         json!({"mode": "combined"}),
     ));
-    let shell = Shell {
-        folder: folder(),
-        cluster: &cluster,
-        urls: [ingest, api].map(|port| format!("http://127.0.0.1:{port}")),
-    };
+    // The local addresses that port-forwards would lead to.
+    let [ingest_url, api_url] = [ingest, api].map(|port| format!("http://127.0.0.1:{port}"));
+    let shell = Shell::new("quickstart", cluster.admin_kubeconfig())
+        .env("HOOKSTREAM_URL", &ingest_url)
+        .env("HOOKSTREAM_API_URL", &api_url);
 
     let (mut processes, mut receiver) = (Vec::new(), None);
     for command in &commands("docs/quickstart.md", RunBy::Document) {
@@ -47,7 +47,11 @@ async fn quickstart_works_as_written() {
         let command = command.replace("charts/hookstream ", &format!("charts/hookstream -f {values} "));
         let command = command.replace("http://receiver.shop.svc:8090", &receiver_url);
         let command = command.replace(":8090", &format!(":{receiver_port}"));
-        let output = shell.run(&command).await.unwrap_or_else(|e| panic!("{command}: {e}"));
+        let output = if command.contains("helm uninstall") {
+            tokio::join!(shell.expect(&command), complete_uninstall_check(&cluster, HOME)).0
+        } else {
+            shell.expect(&command).await
+        };
         if command.contains("apply -f deploy/samples/cluster") {
             // The receiver is local; the misspelled one stays unknown.
             let patch = json!({"spec": {"handler": {"webhook": {"url": format!("{receiver_url}/orders")}}}});
@@ -74,7 +78,7 @@ async fn quickstart_works_as_written() {
 }
 
 /// Runs the commands of other documents that need this cluster.
-async fn run_other_documents(shell: &Shell<'_>) {
+async fn run_other_documents(shell: &Shell) {
     // For `status -A`.
     let role = "kubectl create clusterrolebinding shop-looks --clusterrole=hookstream-deliveries-operator \
                 --serviceaccount=shop:shop";
@@ -108,6 +112,7 @@ fn with_local_values(command: &str) -> String {
     let mut command = [
         (" --context prod", " --token-file token"),
         (" --service-account support", ""),
+        ("token support", "token shop"),
         ("EVENT-ID", "refund-1 --token-file token"),
         (
             "kubectl hookstream status",
@@ -161,43 +166,8 @@ async fn wait_for_requests(receiver: &Process, count: usize) -> Vec<String> {
     .await
 }
 
-/// Returns a folder with the repository's files and the tools, in which the token is written.
-fn folder() -> PathBuf {
-    let folder = watchdog::unique_path("quickstart");
-    std::fs::create_dir(&folder).unwrap();
-    for name in ["charts", "deploy"] {
-        std::os::unix::fs::symlink(root().join(name), folder.join(name)).unwrap();
-    }
-    std::fs::create_dir(folder.join("bin")).unwrap();
-    for name in ["kubectl", "helm"] {
-        std::os::unix::fs::symlink(tool(name), folder.join("bin").join(name)).unwrap();
-    }
-    for name in ["hookstream", "kubectl-hookstream"] {
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hookstream"), folder.join("bin").join(name)).unwrap();
-    }
-    folder
-}
-
-struct Shell<'a> {
-    folder: PathBuf,
-    cluster: &'a ControlPlane,
-    /// The local addresses that port-forwards would lead to: ingest and API.
-    urls: [String; 2],
-}
-
-impl Shell<'_> {
-    async fn run(&self, script: &str) -> Result<String, String> {
-        let mut command = Command::new("bash");
-        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
-        command.args(["-ec", script]).current_dir(&self.folder).env("PATH", path);
-        command.env("KUBECONFIG", self.cluster.admin_kubeconfig()).env("HOME", &self.folder);
-        command.env("HOOKSTREAM_URL", &self.urls[0]).env("HOOKSTREAM_API_URL", &self.urls[1]);
-        run(command, "").await
-    }
-}
-
 /// Starts the process of the release's pod and waits until it is ready.
-async fn pods(cluster: &ControlPlane, ops: u16) -> Process {
+pub async fn pods(cluster: &ControlPlane, ops: u16) -> Process {
     let get = ["-n", HOME, "get", "statefulset", "hookstream-worker", "-o", "json"];
     let object: Value = serde_json::from_str(&cluster.kubectl(get, "").await.unwrap()).unwrap();
     let data = watchdog::unique_path("data");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{ControlPlane, Process, watchdog};
+use super::{ControlPlane, DEADLINE, Process, eventually, watchdog};
 
 pub const RELEASE: &str = "hookstream";
 
@@ -92,6 +92,35 @@ impl Container {
         envs.push(("KUBECONFIG", kubeconfig.to_str().unwrap()));
         Process::spawn(&self.args, &envs)
     }
+}
+
+/// Does the work of a kubelet and the Job controller for the check of `helm uninstall`. Returns its log.
+pub async fn complete_uninstall_check(cluster: &ControlPlane, home: &str) -> String {
+    let name = "hookstream-uninstall-check";
+    let job = eventually(DEADLINE, "the check's Job", async || {
+        let get = ["-n", home, "get", "job", name, "-o", "json"];
+        let job: Value = serde_json::from_str(&cluster.kubectl(get, "").await?).unwrap();
+        // A Job of an earlier uninstall is replaced first.
+        if job["status"]["conditions"].is_null() {
+            Ok(job)
+        } else {
+            Err("the Job of an earlier uninstall".into())
+        }
+    })
+    .await;
+    let process = Container::of_workload(&job, &[]).start(cluster, home).await;
+    let is_success = process.wait(DEADLINE).await.success();
+    let now = "2026-01-01T00:00:00Z";
+    let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": now});
+    let status = if is_success {
+        json!({"startTime": now, "completionTime": now, "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]})
+    } else {
+        json!({"startTime": now, "failed": 1, "conditions": [condition("FailureTarget"), condition("Failed")]})
+    };
+    let patch = json!({ "status": status }).to_string();
+    let args = ["-n", home, "patch", "job", name, "--subresource=status", "--type=merge", "-p", &patch];
+    cluster.kubectl(args, "").await.unwrap();
+    process.log()
 }
 
 /// Returns a fresh token of a ServiceAccount for an audience; None means the API server's own.

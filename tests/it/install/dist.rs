@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::docs::pages::{RunBy, commands};
 use crate::harness::watchdog;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hookstream");
@@ -28,6 +29,10 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+fn name_of(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
 fn with_suffix(folder: &Path, suffix: &str) -> PathBuf {
     let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     names.find(|path| path.display().to_string().ends_with(suffix)).unwrap_or_else(|| panic!("no {suffix}"))
@@ -47,9 +52,23 @@ fn archive_has_program_completions_and_manual() {
         assert!(!read(&unpacked.join(name)).is_empty(), "{name}");
     }
 
+    // The commands with which a user checks a release.
+    let target = name_of(&archive).replace(&format!("hookstream-{VERSION}-"), "").replace(".tar.gz", "");
+    let commands = commands("docs/release.md", RunBy::Release);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let command = command.replace("x86_64-unknown-linux-gnu", &target);
+        let output = expect_success(Command::new("bash").args(["-ec", &command]).current_dir(&folder));
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.contains(&format!("{}: OK", name_of(&archive))) || output.contains(VERSION),
+            "{output}"
+        );
+    }
+
     // The manifests name the archive that was built, and no other.
     let sums = read(&folder.join("SHA256SUMS"));
-    let name = archive.file_name().unwrap().to_str().unwrap();
+    let name = name_of(&archive);
     let (sum, _) = sums.lines().find(|line| line.ends_with(name)).unwrap().split_once(' ').unwrap();
     let krew: serde_json::Value = serde_saphyr::from_str(&read(&folder.join("krew.yaml"))).unwrap();
     let platforms = krew["spec"]["platforms"].as_array().unwrap();

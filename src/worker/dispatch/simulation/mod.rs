@@ -33,7 +33,7 @@ use crate::core::retry::{AttemptOutcome, NextStep, RetryState};
 use crate::core::time::Millis;
 use crate::worker::index::HookIndex;
 use crate::worker::report::DeliveryHealth;
-use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, PendingDelivery, ReadLimit, StoreError};
+use crate::worker::store::{DeliverySeq, HookId, PendingDelivery, ReadLimit, StoreError};
 use store::SimStore;
 
 /// When the simulation starts, by the wall clock. The steady clock starts at 1000.
@@ -518,9 +518,4 @@ pub fn with_hook(uid: &str) -> Simulation {
     let receiver = Receiver::Healthy(Duration::from_secs(1));
     simulation.put_hook("n", "h", uid, &json!({}), receiver);
     simulation
-}
-
-/// Reads nothing.
-fn nothing() -> DueDeliveries {
-    DueDeliveries::default()
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::nothing;
 use crate::core::fast_map::FastSet;
 use crate::core::retry::NextStep;
 use crate::core::time::Millis;
@@ -128,7 +127,7 @@ impl SimStore {
         limit: ReadLimit,
         untried: usize,
     ) -> (DueDeliveries, Option<Millis>) {
-        let Some(of_hook) = self.due.get(uid) else { return (nothing(), None) };
+        let Some(of_hook) = self.due.get(uid) else { return (DueDeliveries::default(), None) };
         let next_due = of_hook.iter().map(|(due, _)| *due).find(|due| *due > now);
         let due =
             || of_hook.iter().take_while(|(due, _)| *due <= now).filter(|(_, seq)| !exclude.contains(seq));
@@ -145,7 +144,7 @@ impl SimStore {
             bytes <= limit.bytes
         });
         bytes = newest.iter().map(|pending| pending.event.data.get().len()).sum();
-        let mut found = nothing();
+        let mut found = DueDeliveries::default();
         for (_, seq) in due().filter(|(_, seq)| newest.iter().all(|pending| pending.seq != *seq)) {
             let pending = delivery(seq).expect("the delivery of an index entry");
             let len = pending.event.data.get().len();

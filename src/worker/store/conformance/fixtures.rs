@@ -1,6 +1,8 @@
 //! Events, deliveries and shorthands that the conformance suite and the engines' own tests use.
 
 use super::*;
+use crate::core::delivery_reason::DeliveryReason;
+use crate::core::gate::{ChangeCheck, Snooze, SnoozeCheck};
 
 /// The location of a store. A test can drop the store and open it again.
 pub(in super::super) trait Subject {
@@ -141,4 +143,59 @@ pub(super) async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<
 
 pub(super) async fn sweep_all(store: &impl Store, now: Millis) {
     while store.sweep(RETENTION, now).await.unwrap() {}
+}
+
+/// Returns the gates of an event of a group.
+pub(super) fn request(group: u8, value: Option<u8>, trailing: bool) -> GateRequest {
+    let rule = Snooze { period: MINUTE, trailing };
+    GateRequest {
+        change: value.map(|value| ChangeCheck { key: [group; 16], value: [value; 16] }),
+        snooze: Some(SnoozeCheck { key: [group; 16], rule }),
+    }
+}
+
+/// Returns a check for a change of the value.
+pub(super) fn change(value: u8) -> GateRequest {
+    GateRequest { change: Some(ChangeCheck { key: [0; 16], value: [value; 16] }), snooze: None }
+}
+
+/// Accepts one event for the hook `x`. Returns its delivery's id, sequence number and fate.
+pub(super) async fn accept_one(
+    store: &impl Store,
+    gate_request: GateRequest,
+    now: Millis,
+) -> (Uuid, DeliverySeq, Fate) {
+    let delivery = NewDelivery { gate_request, ..delivery("x", now) };
+    let new = NewEvent { deliveries: vec![delivery], ..new("e", &[], now) };
+    let accepted = store.accept(vec![new], now).await.unwrap().remove(0).deliveries[0];
+    (accepted.id, accepted.seq, accepted.fate)
+}
+
+pub(super) async fn state_of(store: &impl Store, id: Uuid) -> (DeliveryState, Option<String>) {
+    let record = store.delivery("shop", id).await.unwrap().unwrap();
+    (record.state, record.reason)
+}
+
+pub(super) async fn settle_dead(
+    store: &impl Store,
+    seq: DeliverySeq,
+    reason: DeliveryReason,
+    now: Millis,
+) -> bool {
+    let next = NextStep::Dead { reason };
+    store
+        .settle(Settlement {
+            delivery: seq,
+            at: now,
+            attempt: None,
+            next,
+            progress: None,
+            exchange: ExchangeChange::Nothing,
+        })
+        .await
+        .unwrap()
+}
+
+pub(super) fn pending_since(due: Millis, suppressed: u32) -> Fate {
+    Fate::Pending { due, suppressed }
 }

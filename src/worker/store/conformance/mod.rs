@@ -3,7 +3,8 @@
 
 mod fixtures;
 mod gate_table;
-mod gates_and_replays;
+mod gates;
+mod history;
 mod ingest;
 mod model;
 mod oracle;
@@ -27,7 +28,8 @@ use crate::core::gate::GateRequest;
 use crate::core::time::Millis;
 pub(super) use fixtures::*;
 pub(super) use gate_table::gates_follow_the_decision_table;
-pub(super) use gates_and_replays::*;
+pub(super) use gates::*;
+pub(super) use history::*;
 pub(super) use ingest::*;
 pub(super) use model::model;
 pub(super) use ownership::*;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::helm::{Container, RELEASE, chart, find, local_values, objects, token, values_file};
+use crate::harness::helm::{
+    Container, RELEASE, chart, complete_uninstall_check, find, local_values, objects, token, values_file,
+};
 use crate::harness::http::http;
 use crate::harness::objects::{documents, free_lease, object, secret};
 use crate::harness::{ControlPlane, DEADLINE, Kong, Process, Receiver, eventually, free_port, watchdog};
@@ -170,34 +172,7 @@ impl Installed {
     pub async fn uninstall(&self) -> (Result<String, String>, String) {
         let uninstall =
             async { self.cluster.helm(["uninstall", RELEASE, "-n", HOME, "--timeout", "60s"]).await };
-        let check = async {
-            let name = "hookstream-uninstall-check";
-            let job = eventually(DEADLINE, "the check's Job", async || {
-                let get = ["-n", HOME, "get", "job", name, "-o", "json"];
-                let job: Value = serde_json::from_str(&self.cluster.kubectl(get, "").await?).unwrap();
-                // A Job of an earlier uninstall is replaced first.
-                if job["status"]["conditions"].is_null() {
-                    Ok(job)
-                } else {
-                    Err("the Job of an earlier uninstall".into())
-                }
-            })
-            .await;
-            let process = Container::of_workload(&job, &[]).start(&self.cluster, HOME).await;
-            let is_success = process.wait(DEADLINE).await.success();
-            let now = "2026-01-01T00:00:00Z";
-            let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": now});
-            let status = if is_success {
-                json!({"startTime": now, "completionTime": now, "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]})
-            } else {
-                json!({"startTime": now, "failed": 1, "conditions": [condition("FailureTarget"), condition("Failed")]})
-            };
-            let patch = json!({ "status": status }).to_string();
-            let args =
-                ["-n", HOME, "patch", "job", name, "--subresource=status", "--type=merge", "-p", &patch];
-            self.cluster.kubectl(args, "").await.unwrap();
-            process.log()
-        };
+        let check = complete_uninstall_check(&self.cluster, HOME);
         tokio::join!(uninstall, check)
     }
 }
