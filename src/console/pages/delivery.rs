@@ -21,7 +21,11 @@ pub async fn show(request: PageRequest) -> Response {
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").segment(request.parameter("id"));
     let (delivery, has_payload): (Delivery, bool) = request.api.get_with_payload(&path).await?;
-    let explanation = explanation(request, &delivery).await;
+    // It examines every hook of the namespace, so it is read only where it is shown.
+    let explanation = match needs_explanation(&delivery) {
+        true => explanation(request, &delivery).await,
+        false => None,
+    };
     let host = match delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url)) {
         Some(host) => Some(host),
         None => host_of(request, &delivery.hook).await,
@@ -54,7 +58,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             section.card aria-labelledby="next" {
                 h2 #next { "What happens next" }
                 (next(&delivery))
-                @if let Some(explanation) = explanation.filter(|_| needs_explanation(&delivery)) { p.hint { (prose(&explanation)) } }
+                @if let Some(explanation) = explanation { p.hint { (prose(&explanation)) } }
             }
             section.card aria-labelledby="facts" {
                 h2 #facts { "Delivery" }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Rows that a query examines however long they take, so that a short list is complete even on a busy machine.
-const MIN_EXAMINED: usize = 64;
+const MIN_EXAMINED: usize = 256;
 
 /// How much one query may examine.
 #[derive(Clone, Copy, Debug)]
