@@ -78,12 +78,13 @@ promtool: ## run the unit tests of the alerts; the first run builds promtool fro
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-tools controlplane ## measure durable events per second on a large store relative to plain relays, stalls, fan-out, templates and lambdas, many hooks, a hanging receiver, hostile neighbours, a restart, the PostgreSQL store, and the controller with BENCH_OBJECTS=10000 objects
+bench: check-tools controlplane ## measure durable events per second on a large store relative to plain relays, stalls, fan-out, templates and lambdas, many hooks, a hanging receiver, hostile neighbours, a restart, the PostgreSQL store, the pages of the web console, and the controller with BENCH_OBJECTS=10000 objects
 	BENCH_PLOTS=docs/images $(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) bench $(LOCKED) --bench controller
 	$(CARGO) bench $(LOCKED) --bench cli
+	$(CARGO) bench $(LOCKED) --bench console
 	$(CARGO) bench $(LOCKED) --bench postgres
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_million_backlog
 

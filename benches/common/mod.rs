@@ -1,4 +1,4 @@
-//! Shared by the `relay`, `worker` and `postgres` benches: the measured processes, the load generator, the receiver, the stores on
+//! Shared by the `relay`, `worker`, `console` and `postgres` benches: the measured processes, the load generator, the receiver, the stores on
 //! which they work, and the figures.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -10,6 +10,7 @@ pub mod history;
 pub mod hostile;
 pub mod listener;
 pub mod load;
+pub mod memory_worker;
 pub mod plot;
 pub mod preload;
 pub mod process;

@@ -79,7 +79,14 @@ impl std::fmt::Display for Size {
 
 /// Creates the folder `data` with a copy of the store of this size, which is filled first if there is none.
 pub fn copy_to(data: &Path, size: Size) {
-    let kept = fill_once(size);
+    let name = format!("{}-{}", size.keys, size.deliveries);
+    let kept =
+        fill_once(&name, &size.to_string(), WINDOW_TIME / 2, async |data: &Path| fill(data, size).await);
+    copy_store(&kept, data);
+}
+
+/// Copies the kept store of this folder to the folder `data`.
+pub fn copy_store(kept: &Path, data: &Path) {
     std::fs::create_dir_all(data).expect("a folder");
     let files = std::fs::read_dir(kept.join("data")).expect("the kept store");
     for file in files {
@@ -92,23 +99,23 @@ pub fn copy_to(data: &Path, size: Size) {
     }
 }
 
-/// Returns the folder of the kept store of this size.
-fn fill_once(size: Size) -> PathBuf {
+/// Returns the folder of the kept store with this name, which is filled if there is none that is younger than `max_age`.
+pub fn fill_once(name: &str, content: &str, max_age: Duration, fill: impl AsyncFnOnce(&Path)) -> PathBuf {
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-    let name = format!("store-v{}-{}-{}", format_version(), size.keys, size.deliveries);
+    let name = format!("store-v{}-{name}", format_version());
     let (kept, partial) = (all.join(&name), all.join(format!("{name}.partial")));
     let age = kept.metadata().and_then(|metadata| metadata.modified()).ok();
     let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
-    if age.is_some_and(|age| age < WINDOW_TIME / 2) {
+    if age.is_some_and(|age| age < max_age) {
         return kept;
     }
     std::fs::remove_dir_all(&kept).ok();
     std::fs::remove_dir_all(&partial).ok();
     std::fs::create_dir_all(partial.join("data")).expect("a folder");
-    println!("filling a store with {size}, once in {} h ...", WINDOW_TIME.as_secs() / 7200);
+    println!("filling a store with {content}, once in {} h ...", max_age.as_secs() / 3600);
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(fill(&partial.join("data"), size));
+    runtime.block_on(fill(&partial.join("data")));
     std::fs::rename(&partial, &kept).expect("a name");
     println!("filled in {:.0?}: {}", started.elapsed(), kept.display());
     kept

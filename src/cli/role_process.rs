@@ -153,6 +153,7 @@ where
                 cluster: cluster.clone(),
                 local_access: local_access.clone(),
                 is_tls: tls.is_some(),
+                trusted_proxies: role.args.trusted_proxies.clone(),
             });
             Some((
                 Worker {

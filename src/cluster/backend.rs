@@ -11,6 +11,7 @@ use super::object::{Metadata, ObjectKey, WriteTarget};
 use crate::api::DeliveryReport;
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
+use crate::core::time::Millis;
 use crate::leadership::NotLeading;
 
 /// The reason why a call of a cluster failed.
@@ -76,6 +77,19 @@ pub enum EventPublisherRole {
     /// Publishes only while it leads.
     Controller,
     Worker,
+}
+
+/// The replica of the controller that leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderReport {
+    /// There is no election: this process has all roles.
+    NoElection,
+    /// `since`: when it took the Lease.
+    Leads { holder: String, since: Option<Millis> },
+    /// No replica leads. The message says why.
+    None { message: String },
+    /// `role`: the role of the chart that this process lacks to read the Lease, without the release's prefix.
+    Unknown { message: String, role: Option<&'static str> },
 }
 
 /// The operations that the controller and the worker need of a cluster.
@@ -175,6 +189,11 @@ pub trait Cluster: Send + Sync + 'static {
 
     /// Returns the uid of the namespace with this name; None if there is no such namespace.
     fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>>;
+
+    /// Returns which replica of the controller leads. Never fails: what cannot be read is unknown.
+    fn leader(&self) -> BoxFuture<'_, LeaderReport> {
+        Box::pin(std::future::ready(LeaderReport::NoElection))
+    }
 
     /// Checks that the caller with this bearer token has the permission.
     fn authorize<'a>(

@@ -23,7 +23,7 @@ mod secrets;
 mod view;
 
 pub use backend::{
-    AuthorizationError, Cluster, ClusterError, DeliveryStatus, EventPublisherRole, Permission,
+    AuthorizationError, Cluster, ClusterError, DeliveryStatus, EventPublisherRole, LeaderReport, Permission,
 };
 pub use data::Data;
 pub use deserialize_guard::{DeserializeGuard, InvalidObject};

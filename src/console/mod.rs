@@ -33,6 +33,7 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
+use ipnet::IpNet;
 
 use crate::cluster::Cluster;
 use crate::worker::{ApiPort, LocalAccess};
@@ -41,6 +42,7 @@ use crate::worker::{ApiPort, LocalAccess};
 pub const ROOT: &str = "/console/";
 
 pub use assets::STYLE;
+pub use path::with_done;
 
 /// The dependencies and settings of the console.
 pub struct ConsoleOptions {
@@ -50,6 +52,8 @@ pub struct ConsoleOptions {
     pub local_access: Option<Arc<LocalAccess>>,
     /// True if the port serves TLS, so that the cookie is sent over TLS only.
     pub is_tls: bool,
+    /// Proxies that name their clients in `X-Forwarded-For`, for the limit of log-ins.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// What the pages share.
@@ -59,6 +63,7 @@ struct Console {
     keys: session::KeySource,
     local_access: Option<Arc<LocalAccess>>,
     is_tls: bool,
+    trusted_proxies: Vec<IpNet>,
     login_limit: session::LoginLimit,
     rights: rights::RightsCache,
     live: live::LiveStreams,
@@ -66,13 +71,14 @@ struct Console {
 
 /// Builds the routes of the console, which belong to the API port.
 pub fn router(port: ApiPort, options: ConsoleOptions) -> Router {
-    let ConsoleOptions { cluster, local_access, is_tls } = options;
+    let ConsoleOptions { cluster, local_access, is_tls, trusted_proxies } = options;
     let console = Arc::new(Console {
         api: port.router,
         ingest: port.ingest,
         keys: session::KeySource::new(cluster),
         local_access,
         is_tls,
+        trusted_proxies,
         login_limit: session::LoginLimit::default(),
         rights: rights::RightsCache::default(),
         live: live::LiveStreams::new(port.stop),

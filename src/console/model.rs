@@ -136,7 +136,7 @@ pub struct UnmatchedHook {
 }
 
 /// What a change in bulk would change.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRun {
     pub matching: usize,
@@ -267,9 +267,9 @@ pub struct Replay {
     pub rate: u32,
     pub started_time: String,
     pub replayed: u64,
-    /// The deliveries that it replays, if the page counted them.
+    /// The deliveries that still match, if the page counted them.
     #[serde(skip)]
-    pub total: Option<u64>,
+    pub left: Option<DryRun>,
     pub done: bool,
     pub cancelled: bool,
     #[serde(default)]
@@ -282,12 +282,23 @@ pub struct Replay {
 pub struct Status {
     pub healthy: bool,
     pub version: Version,
+    pub leader: Leader,
     pub connections: Items<Object>,
     pub not_ready: Items<Object>,
     pub backlog: Backlog,
     pub dead_letters: DeadLetters,
     pub disk: Disk,
     pub memory: Memory,
+}
+
+/// The leader of the controllers.
+#[derive(Debug, Deserialize)]
+pub struct Leader {
+    pub state: String,
+    pub holder: Option<String>,
+    pub since: Option<String>,
+    pub message: Option<String>,
+    pub role: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

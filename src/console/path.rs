@@ -40,6 +40,13 @@ impl Path {
     }
 }
 
+/// Adds the result of an action to the address of a page. Replaces the one of an earlier action.
+pub fn with_done(address: &str, done: &str) -> Path {
+    let (path, query) = address.split_once('?').unwrap_or((address, ""));
+    let kept = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "done");
+    kept.fold(Path::new(path), |path, (name, value)| path.query(&name, &value)).query("done", done)
+}
+
 impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.path)?;
@@ -75,5 +82,15 @@ mod tests {
             Path::new("/console/").segment("a/b ?#<\"").query("x", "1&2").query_some("y", "").query("z", "ä");
         assert_eq!(path.to_string(), "/console/a%2Fb%20%3F%23%3C%22?x=1%262&z=%C3%A4");
         assert_eq!(Path::new("/v1").segment("events").to_string(), "/v1/events");
+    }
+
+    #[test]
+    fn result_replaces_the_last_one() {
+        for (address, done, want) in [
+            ("/console/hooks", "paused", "/console/hooks?done=paused"),
+            ("/console/a%2Fb?x=1&done=sent&y=", "replayed", "/console/a%2Fb?x=1&y=&done=replayed"),
+        ] {
+            assert_eq!(with_done(address, done).to_string(), want);
+        }
     }
 }

@@ -9,6 +9,8 @@ pub struct Problem {
     /// The stable reason.
     pub reason: String,
     pub detail: String,
+    /// The role that has the permission which the user lacks, without the release's prefix.
+    pub role: Option<String>,
 }
 
 /// The body of a problem of the API (RFC 9457).
@@ -16,19 +18,28 @@ pub struct Problem {
 struct ProblemBody {
     reason: String,
     detail: String,
+    #[serde(default)]
+    role: Option<String>,
 }
 
 impl Problem {
     pub fn new(status: u16, reason: &str, detail: impl Into<String>) -> Self {
-        Problem { status, reason: reason.to_owned(), detail: detail.into() }
+        Problem { status, reason: reason.to_owned(), detail: detail.into(), role: None }
     }
 
     /// Reads the problem of a response of the API.
     pub fn parse(status: u16, body: &[u8]) -> Self {
         match serde_json::from_slice(body) {
-            Ok(ProblemBody { reason, detail }) => Problem { status, reason, detail },
+            Ok(ProblemBody { reason, detail, role }) => Problem { status, reason, detail, role },
             Err(_) => Problem::new(status, "Failed", "the API answered with an error without a description"),
         }
+    }
+
+    /// The problem of a form with a CSRF token that is missing, expired, or of another session.
+    pub fn form_expired() -> Self {
+        let detail =
+            "the form is too old or belongs to another session: go back, reload the page and try again";
+        Problem::new(403, "FormExpired", detail)
     }
 
     pub fn not_found(detail: &str) -> Self {

@@ -194,11 +194,7 @@ impl FromRequest<Arc<Console>> for ChangeRequest {
             if is_valid_csrf_token(token, &keys, &page.caller.identity(), Millis::now()) {
                 Ok(form)
             } else {
-                Err(Problem::new(
-                    403,
-                    "FormExpired",
-                    "the form is too old or belongs to another session: go back, reload the page and try again",
-                ))
+                Err(Problem::form_expired())
             }
         };
         match checked.await {

@@ -14,11 +14,17 @@ pub struct ProblemBody {
     /// The stable reason.
     pub reason: &'static str,
     pub detail: String,
+    /// The role of the chart that has the missing permission.
+    pub role: Option<&'static str>,
 }
 
 impl ProblemBody {
     pub fn new(status: u16, reason: &'static str, detail: impl Into<String>) -> Self {
-        ProblemBody { status, reason, detail: detail.into() }
+        ProblemBody { status, reason, detail: detail.into(), role: None }
+    }
+
+    pub fn with_role(self, role: Option<&'static str>) -> Self {
+        ProblemBody { role, ..self }
     }
 }
 
@@ -26,7 +32,7 @@ impl IntoResponse for ProblemBody {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let title = status.canonical_reason().unwrap_or("Error");
-        let members = Map::from_iter(
+        let mut members = Map::from_iter(
             [
                 ("type", json!("about:blank")),
                 ("title", json!(title)),
@@ -36,6 +42,7 @@ impl IntoResponse for ProblemBody {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        members.extend(self.role.map(|role| ("role".to_owned(), json!(role))));
         // At debug level, because unauthenticated clients can cause any number of refusals.
         tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "request refused");
         let mut response = (status, Value::Object(members.clone()).to_string()).into_response();

@@ -22,11 +22,13 @@ pub struct HttpProblem {
     /// The stable reason; also the metric's label.
     pub reason: &'static str,
     pub detail: String,
+    /// The role of the chart that has the permission which the client lacks.
+    pub role: Option<&'static str>,
 }
 
 impl HttpProblem {
     pub fn new(status: u16, reason: &'static str, detail: impl Into<String>) -> Self {
-        HttpProblem { status, reason, detail: detail.into() }
+        HttpProblem { status, reason, detail: detail.into(), role: None }
     }
 
     pub fn disk_limit() -> Self {
@@ -134,7 +136,8 @@ impl From<StoreError> for HttpProblem {
 
 impl IntoResponse for HttpProblem {
     fn into_response(self) -> Response {
-        let mut response = ProblemBody::new(self.status, self.reason, self.detail).into_response();
+        let mut response =
+            ProblemBody::new(self.status, self.reason, self.detail).with_role(self.role).into_response();
         let is_coding = self.reason == <&str>::from(&BodyError::Coding);
         let headers = response.headers_mut();
         if matches!(self.status, 429 | 503) {

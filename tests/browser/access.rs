@@ -57,7 +57,7 @@ async fn user_without_rights_sees_the_role_needs_chromium() {
     log_in("reader").await;
     browser.find("body[data-page=error]").await;
     let text = browser.text("main").await;
-    assert!(text.contains("hookstream-deliveries-reader"), "{text}");
+    assert!(text.contains("the role deliveries-reader"), "{text}");
     let problems = browser.accessibility_problems().await;
     assert!(problems.is_empty(), "{problems:?}");
     browser.click("form[action='/console/logout'] button").await;
@@ -67,6 +67,6 @@ async fn user_without_rights_sees_the_role_needs_chromium() {
     log_in("lists").await;
     browser.find("body[data-page=events]").await;
     browser.open(&format!("{}/console/namespaces/{name}/event?id=e-1", worker.api)).await;
-    browser.wait_for_text("main", "hookstream-deliveries-payload").await;
+    browser.wait_for_text("main", "the role deliveries-payload").await;
     browser.quit().await;
 }

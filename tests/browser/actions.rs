@@ -79,6 +79,94 @@ async fn lists_are_updated_live_needs_chromium() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn live_updates_keep_a_changed_filter_and_a_selection_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    let order = serde_json::json!({"total": 1.5});
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?hook=fulfilment&state=delivered"))).await;
+    browser.find("body[data-live=on]").await;
+    // A filter that is not applied yet: a box that was checked, one that was not, and a text.
+    browser.click("input[name=state][value=delivered]").await;
+    browser.click("input[name=state][value=pending]").await;
+    browser.fill("#f-reason", "Timeout").await;
+    browser.run("document.activeElement.blur()").await;
+    seeded.publish("live-filter", "order.created", order.clone()).await;
+    browser.wait_for_text("#content table", "live-filter").await;
+    let script = "const box = (state) => document.querySelector(`input[name=state][value=${state}]`).checked;
+        return [box('delivered'), box('pending'), document.querySelector('#f-reason').value]";
+    assert_eq!(browser.run(script).await, serde_json::json!([false, true, "Timeout"]));
+    // The filter that was kept still works.
+    browser.click("form.filters button[type=submit]").await;
+    browser.wait_for_text("#content", "No delivery matches this filter").await;
+    assert!(browser.url().await.contains("reason=Timeout"), "{}", browser.url().await);
+
+    // Selected rows stay where they are until the selection is used or cleared.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?hook=fulfilment"))).await;
+    browser.find("body[data-live=on]").await;
+    browser.click("tbody tr:nth-child(2) input[name=id]").await;
+    browser.run("document.activeElement.blur()").await;
+    browser.wait_for_text("[data-selected-count]", "1 selected, updates are paused").await;
+    let selected = "return document.querySelector('input[name=id]:checked')?.value";
+    let before = browser.run(selected).await;
+    // A second stream shows when the worker has sent the change.
+    browser
+        .run("new EventSource(document.querySelector('#content').dataset.live)
+            .addEventListener('content', (event) => { document.body.dataset.seen = event.data.includes('live-selected') })")
+        .await;
+    seeded.publish("live-selected", "order.created", order).await;
+    browser.find("body[data-seen=true]").await;
+    assert_eq!(browser.run(selected).await, before);
+    browser.click("tbody tr:nth-child(2) input[name=id]").await;
+    browser.run("document.activeElement.blur()").await;
+    browser.wait_for_text("#content table", "live-selected").await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn pending_deliveries_are_cancelled_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    // One, on its own page, which shows the result.
+    browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?state=pending&hook=billing"))).await;
+    browser.click("a[data-row]").await;
+    browser.find("body[data-page=delivery]").await;
+    browser.click("form[action$='/cancel'] button").await;
+    browser.wait_for_text("main", "The delivery was cancelled").await;
+    browser.wait_for_text(".title .pill", "cancelled").await;
+    assert_eq!(seeded.deliveries("billing", "cancelled").await.len(), 1);
+
+    // Selected ones.
+    for customer in 2..7 {
+        let data = serde_json::json!({"customer": customer});
+        seeded.publish(&format!("customer-{customer}"), "customer.registered", data).await;
+    }
+    seeded.wait_for_deliveries("newsletter", "pending", 6).await;
+    let list = format!("{NAMESPACE}/deliveries?state=pending&hook=newsletter");
+    browser.open(&seeded.page(&list)).await;
+    for row in [1, 2] {
+        browser.click(&format!("tbody tr:nth-child({row}) input[name=id]")).await;
+    }
+    browser.click("button[name=action][value=cancel]").await;
+    browser.wait_for_text("h1", "Cancel 2 deliveries?").await;
+    assert_eq!(seeded.deliveries("newsletter", "pending").await.len(), 6, "a question changes nothing");
+    browser.click("form[action$='/confirm'] button").await;
+    browser.wait_for_text("h1", "2 deliveries cancelled").await;
+    seeded.wait_for_deliveries("newsletter", "cancelled", 2).await;
+
+    // All that match, after their number.
+    browser.open(&seeded.page(&list)).await;
+    browser.click("a[href*='/matching?'][href*='action=cancel']").await;
+    browser.wait_for_text("h1", "Cancel 4 deliveries?").await;
+    assert_eq!(seeded.deliveries("newsletter", "pending").await.len(), 4, "a count changes nothing");
+    browser.click("form[action*='matching/cancel'] button[type=submit]").await;
+    browser.wait_for_text("h1", "4 deliveries cancelled").await;
+    seeded.wait_for_deliveries("newsletter", "cancelled", 6).await;
+    browser.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
 async fn everything_works_without_scripts_needs_chromium() {
     let seeded = Seeded::start().await;
     let browser = Browser::without_scripts().await;

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::driver::{Browser, Scheme};
 use super::seeded::{HOSTILE, ORDER, Seeded};
+use crate::harness::Reply;
 
 /// A page of the console.
 pub struct PageUnderTest {
@@ -89,6 +92,41 @@ async fn pages_are_accessible_in_both_schemes_needs_chromium() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+    browser.quit().await;
+}
+
+/// Copy them to docs/images when the pages have changed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn pictures_of_the_documents_show_what_is_wrong_needs_chromium() {
+    let seeded = Seeded::start().await;
+    seeded.bad.script(|_, _| {
+        let reply = Reply::status(422).header("content-type", "application/json");
+        reply.body("{\"error\": \"article A-17 is unknown\"}")
+    });
+    let order = json!({"order": 4720, "total": 129.9, "customer": "Ada Lovelace"});
+    seeded.publish("order-4720", "order.created", order).await;
+    // Twelve failures open the circuit breaker.
+    for invoice in 2..13 {
+        seeded.publish(&format!("invoice-{invoice}"), "invoice.sent", json!({"invoice": invoice})).await;
+    }
+    seeded.wait_for_deliveries("warehouse", "dead", 6).await;
+    let dead = seeded.deliveries("warehouse", "dead").await;
+    let delivery = dead.iter().find(|delivery| delivery["event"] == "order-4720").expect("the delivery");
+    let delivery = format!("{NAMESPACE}/deliveries/{}", delivery["id"].as_str().unwrap());
+    let browser = Browser::start().await;
+    browser.set_size(1200, 780).await;
+    for (name, path, scheme, shown) in [
+        ("console-overview", "/console/".to_owned(), Scheme::Light, "billing"),
+        ("console-event", format!("{NAMESPACE}/event?id=order-4720"), Scheme::Light, "last 422"),
+        ("console-delivery-dark", delivery, Scheme::Dark, "article A-17 is unknown"),
+    ] {
+        browser.set_scheme(scheme).await;
+        browser.open(&seeded.page(&path)).await;
+        browser.find("body[data-live=on]").await;
+        browser.wait_for_text("main", shown).await;
+        browser.capture(&picture(name)).await;
+    }
     browser.quit().await;
 }
 

@@ -166,10 +166,10 @@ async fn connection_shows_its_error_and_the_command_needs_chromium() {
     browser.quit().await;
 }
 
-/// The whole way: `hookstream console`, the API server, a worker in a cluster, and a change with the user's kubeconfig.
+/// The whole way: `hookstream console`, the API server, a worker in a cluster, and changes with the user's kubeconfig.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium and an address other than loopback: make test runs it where both are"]
-async fn hook_is_paused_through_hookstream_console_needs_chromium() {
+async fn objects_are_changed_through_hookstream_console_needs_chromium() {
     let Some(ip) = own_address() else {
         return println!("skipped: this machine has no address other than loopback");
     };
@@ -182,7 +182,7 @@ async fn hook_is_paused_through_hookstream_console_needs_chromium() {
     let rights = json!([
         {"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["viewer"], "verbs": ["create"]},
-        {"apiGroups": ["hookstream.dev"], "resources": ["eventhooks"], "verbs": ["get", "patch"]}]);
+        {"apiGroups": ["hookstream.dev"], "resources": ["eventhooks", "connections"], "verbs": ["get", "patch"]}]);
     let user = namespace.service_account("user", &rights.to_string()).await;
     namespace.apply(&key_ring_secret()).await.expect("the key ring");
     let worker = Worker::start_on(ip, namespace, kubeconfig, &[]).await;
@@ -191,6 +191,9 @@ async fn hook_is_paused_through_hookstream_console_needs_chromium() {
     let hook = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook", "metadata": {"name": "orders"},
         "spec": {"source": "s", "handler": {"webhook": {"url": "https://receiver.example/"}}}});
     worker.namespace.apply(&hook.to_string()).await.expect("the hook");
+    let connection = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "Connection", "metadata": {"name": "kong"},
+        "spec": {"kong": {"adminUrl": "https://kong.example:8444"}}});
+    worker.namespace.apply(&connection.to_string()).await.expect("the Connection");
     let publisher = worker.namespace.token("publisher", &["hookstream"]).await;
     let id = event("a/b ?&#%2F")["id"].as_str().unwrap().to_owned();
     let (status, answer) = worker.publish(&name, Some(&publisher), &id).await;
@@ -253,6 +256,22 @@ async fn hook_is_paused_through_hookstream_console_needs_chromium() {
     browser.click("form[action='/console/-/resume'] button").await;
     browser.click("form[action='/console/-/resume'] button").await;
     browser.wait_for_text("main", "The hook was resumed").await;
+
+    // A reconcile changes an annotation, which no GitOps tool reverts.
+    browser.open(&format!("{origin}/console/namespaces/{name}/connections")).await;
+    browser.click("main table form[action='/console/-/reconcile'] button").await;
+    browser.wait_for_text("h1", "Reconcile Connection").await;
+    browser.click("form[action='/console/-/reconcile'] button").await;
+    browser.wait_for_text("main", "A reconcile was requested").await;
+    let requested = [
+        "get",
+        "conn",
+        "kong",
+        "-o",
+        "jsonpath={.metadata.annotations.hookstream\\.dev/reconcileRequestedAt}",
+    ];
+    let requested = worker.namespace.kubectl(&requested).await.unwrap();
+    assert!(requested.starts_with("20"), "{requested}");
     let errors = browser.console_errors().await;
     assert!(errors.is_empty(), "{errors:?}");
     browser.quit().await;

@@ -14,6 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::objects::{ObjectOwner, ObjectReference, OpenObject, find_owner, is_suspended};
 use crate::cli::service::ServiceCluster;
 use crate::cluster::ResourceKind;
+use crate::console::with_done;
 use crate::core::names::is_namespace;
 use crate::core::time::Millis;
 
@@ -165,18 +166,7 @@ impl ConsoleActions {
 async fn apply(form: &ActionForm, object: &OpenObject) -> Result<Response, Failure> {
     object.patch(&form.action.patch(&Millis::wall().rfc3339())).await?;
     eprintln!("hookstream: {}: {}", object.title, form.action.words().1);
-    Ok(see_other(&with_result(&form.back, form.action.done())))
-}
-
-/// Adds the result to the address of a page. Replaces that of an earlier action.
-fn with_result(page: &str, done: &str) -> String {
-    let (path, query) = page.split_once('?').unwrap_or((page, ""));
-    let kept: String = query
-        .split('&')
-        .filter(|pair| !pair.is_empty() && !pair.starts_with("done="))
-        .flat_map(|pair| [pair, "&"])
-        .collect();
-    format!("{path}?{kept}done={done}")
+    Ok(see_other(&with_done(&form.back, form.action.done()).to_string()))
 }
 
 impl Action {
@@ -267,12 +257,6 @@ mod tests {
         ] {
             assert!(parse("pause", &wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn result_replaces_the_last_one() {
-        assert_eq!(with_result("/console/hooks", "paused"), "/console/hooks?done=paused");
-        assert_eq!(with_result("/console/a?x=1&done=paused&y=", "resumed"), "/console/a?x=1&y=&done=resumed");
     }
 
     #[test]

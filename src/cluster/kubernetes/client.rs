@@ -16,11 +16,12 @@ use super::data_cache::DataCache;
 use super::events::EventPublisher;
 use super::foreign_status::removal_patch;
 use super::key_ring::{KeyRingCache, KeyRingRights};
+use super::leader::find_leader;
 use super::own_writes::OwnWrites;
 use crate::api::{API_VERSION, FINALIZER, bound_status};
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, EventPublisherRole, Metadata, ObjectKey,
-    Permission, ResourceKind, WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, EventPublisherRole, LeaderReport,
+    Metadata, ObjectKey, Permission, ResourceKind, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -365,6 +366,10 @@ impl Cluster for Kubernetes {
 
     fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
         Box::pin(async move { self.read_namespace_uid(name).await.map_err(to_cluster_error) })
+    }
+
+    fn leader(&self) -> BoxFuture<'_, LeaderReport> {
+        Box::pin(find_leader(&self.client, &self.operator_namespace))
     }
 
     fn authorize<'a>(

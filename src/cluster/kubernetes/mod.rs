@@ -11,6 +11,7 @@ mod events;
 mod foreign_status;
 mod installed_crds;
 mod key_ring;
+mod leader;
 mod lease;
 mod own_writes;
 mod review_cache;

@@ -9,7 +9,9 @@ function update(form) {
   }
   for (const button of form.querySelectorAll("button[data-needs-selection]")) button.disabled = selected === 0;
   const count = form.querySelector("[data-selected-count]");
-  if (count) count.textContent = selected === 0 ? "None selected" : `${selected} selected`;
+  // live.js leaves a page with selected rows as it is.
+  const paused = form.closest("[data-live]") ? ", updates are paused" : "";
+  if (count) count.textContent = selected === 0 ? "None selected" : `${selected} selected${paused}`;
 }
 
 export function enableSelection(root) {

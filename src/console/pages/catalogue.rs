@@ -88,7 +88,7 @@ fn filter_card(
                     div.actions { button.button.primary type="submit" { "Evaluate" } }
                 }
             } @else {
-                (hint("Trying a filter", Right::Payload))
+                (hint(rights, "Trying a filter", Right::Payload))
             }
             @match result {
                 Some(Ok(result)) => (filter_view(result)),

@@ -4,7 +4,7 @@ use axum::response::Response;
 use serde::de::IgnoredAny;
 
 use crate::console::audit;
-use crate::console::path::Path;
+use crate::console::path::{Path, with_done};
 use crate::console::problem::Problem;
 use crate::console::request::{ChangeRequest, PageRequest, local_path};
 
@@ -46,26 +46,5 @@ fn target(change: &ChangeRequest, done: &str) -> Path {
     match change.form.get("return") {
         "" => own.query("done", done),
         address => with_done(local_path(address), done),
-    }
-}
-
-/// Adds the result to an address. Replaces the one of an earlier action.
-pub fn with_done(address: &str, done: &str) -> Path {
-    let (path, query) = address.split_once('?').unwrap_or((address, ""));
-    let query = crate::console::form::Form::parse(query.as_bytes());
-    let kept = query.fields().filter(|(name, _)| *name != "done");
-    kept.fold(Path::new(path), |path, (name, value)| path.query(name, value)).query("done", done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn result_replaces_the_last_one() {
-        assert_eq!(
-            with_done("/console/events/a%2Fb?x=1&done=sent", "replayed").to_string(),
-            "/console/events/a%2Fb?x=1&done=replayed"
-        );
     }
 }

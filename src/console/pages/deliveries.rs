@@ -3,6 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::bulk::replayable;
 use super::delivery::next_attempt;
 use super::verdict::{describe, shown_state};
 use crate::console::form::Form;
@@ -12,8 +13,8 @@ use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, csrf_field, empty, hint, link_button, pager, prose, shorten,
-    state_pill, time,
+    Page, Section, attempt_result, copy_button, csrf_field, duration, empty, hint, link_button, pager, prose,
+    shorten, state_pill, time,
 };
 
 /// The states in the order of the filter.
@@ -45,7 +46,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 (table(&found.items, &request.scope, Columns { selection: true, hook: true }))
             }
         } @else {
-            (hint("Replaying and cancelling", Right::Replay))
+            (hint(&rights, "Replaying and cancelling", Right::Replay))
             (table(&found.items, &request.scope, Columns { selection: false, hook: true }))
         }
         (pager(request.scope.page("deliveries"), query, found.next.as_deref()))
@@ -105,7 +106,8 @@ pub fn times(query: &Form) -> Markup {
 fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
     let (may_replay, may_cancel) = (rights.may(Right::Replay), rights.may(Right::Cancel));
     let query = &request.query;
-    let one_state = if let [state] = states { state } else { "" };
+    let replayed = replayable(states);
+    let may_cancel_all = states.is_empty() || states.contains(&"pending");
     html! {
         div.bulk {
             label { input type="checkbox" data-select-all hidden; span.visually-hidden { "Select all on this page" } }
@@ -115,7 +117,7 @@ fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
             @if may_cancel {
                 button.button type="submit" name="action" value="cancel" data-needs-selection { "Cancel selected…" }
             }
-            @if !may_replay { (hint("Replaying", Right::Replay)) }
+            @if !may_replay { (hint(rights, "Replaying", Right::Replay)) }
             span.muted data-selected-count aria-live="polite" {}
             span.spacer {}
             // A change in bulk selects by neither: it would change more than the list shows.
@@ -124,10 +126,11 @@ fn bulk_bar(request: &PageRequest, states: &[&str], rights: &Rights) -> Markup {
                     request.scope.page("deliveries").segment("matching"),
                     |path, name| path.query_some(name, query.get(name)),
                 ).query("return", &request.address);
-                @if may_replay && one_state != "pending" {
-                    (link_button(&path.clone().query("action", "replay").query_some("state", one_state), &format!("Replay all {} that match…", if one_state.is_empty() { "dead" } else { one_state }), ""))
+                @if may_replay && !replayed.is_empty() {
+                    @let path = replayed.iter().fold(path.clone().query("action", "replay"), |path, state| path.query("state", state));
+                    (link_button(&path, &format!("Replay all {} that match…", replayed.join(" and ")), ""))
                 }
-                @if may_cancel && matches!(one_state, "" | "pending") {
+                @if may_cancel && may_cancel_all {
                     (link_button(&path.query("action", "cancel"), "Cancel all pending that match…", ""))
                 }
             }
@@ -169,7 +172,6 @@ pub fn table(deliveries: &[Delivery], scope: &Scope, columns: Columns) -> Markup
 fn row(delivery: &Delivery, with_namespace: bool, with_next: bool, columns: Columns) -> Markup {
     let scope = Scope::of(&delivery.namespace);
     let address = scope.page("deliveries").segment(&delivery.id);
-    let last = delivery.attempts.last();
     html! {
         tr {
             @if columns.selection {
@@ -187,10 +189,7 @@ fn row(delivery: &Delivery, with_namespace: bool, with_next: bool, columns: Colu
             }
             @if with_namespace { td.id data-label="Namespace" title=(delivery.namespace) { (delivery.namespace) } }
             td.wide data-label="Why" { (prose(&why(delivery))) }
-            td.number data-label="Attempts" {
-                (delivery.attempts.len())
-                @if let Some(last) = last { div.hint { "last " (attempt_result(last)) } }
-            }
+            td.number data-label="Attempts" { (delivery.attempts.len()) }
             td data-label="Accepted" { (time(&delivery.accepted_time)) }
             @if with_next { td data-label="Next attempt" { @if delivery.state == "pending" { (next_attempt(delivery)) } } }
         }
@@ -199,7 +198,9 @@ fn row(delivery: &Delivery, with_namespace: bool, with_next: bool, columns: Colu
 
 fn why(delivery: &Delivery) -> String {
     match delivery.state.as_str() {
-        "delivered" => String::new(),
+        "delivered" => delivery.attempts.last().map_or_else(String::new, |last| {
+            format!("{} in {}", attempt_result(last), duration(last.duration_ms))
+        }),
         _ => shorten(&describe(delivery, None), 160),
     }
 }

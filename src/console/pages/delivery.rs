@@ -10,8 +10,8 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, definition, duration, elapsed, hint, icon, json_viewer,
-    plural, post_form, prose, state_pill, time, verdict_icon,
+    Page, Section, attempt_result, command, copy_button, definition, duration, elapsed, hint, icon,
+    json_viewer, plural, post_form, prose, state_pill, time, verdict_icon,
 };
 
 pub async fn show(request: PageRequest) -> Response {
@@ -21,7 +21,11 @@ pub async fn show(request: PageRequest) -> Response {
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").segment(request.parameter("id"));
     let (delivery, has_payload): (Delivery, bool) = request.api.get_with_payload(&path).await?;
-    let explanation = explanation(request, &delivery).await;
+    // It examines every hook of the namespace, so it is read only where it is shown.
+    let explanation = match needs_explanation(&delivery) {
+        true => explanation(request, &delivery).await,
+        false => None,
+    };
     let host = match delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url)) {
         Some(host) => Some(host),
         None => host_of(request, &delivery.hook).await,
@@ -49,12 +53,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             (icon(verdict_icon(class)))
             span { (delivery.hook) ": " (prose(&sentence)) "." }
         }
-        @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
+        @if !rights.may(Right::Replay) { (hint(&rights, "Replaying", Right::Replay)) }
         div.grid {
             section.card aria-labelledby="next" {
                 h2 #next { "What happens next" }
                 (next(&delivery))
-                @if let Some(explanation) = explanation.filter(|_| needs_explanation(&delivery)) { p.hint { (prose(&explanation)) } }
+                @if let Some(explanation) = explanation { p.hint { (prose(&explanation)) } }
             }
             section.card aria-labelledby="facts" {
                 h2 #facts { "Delivery" }
@@ -72,8 +76,8 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             h2 #attempts { "Attempts" }
             (timeline(&delivery))
         }
-        (exchange_card(&delivery, has_payload))
-        (payload_card(&delivery, has_payload))
+        (exchange_card(&delivery, has_payload, &rights))
+        (payload_card(&delivery, has_payload, &rights))
     };
     Ok(Page {
         id: "delivery",
@@ -174,12 +178,12 @@ fn attempt_step(number: usize, attempt: &Attempt) -> Markup {
     }
 }
 
-fn exchange_card(delivery: &Delivery, has_payload: bool) -> Markup {
+fn exchange_card(delivery: &Delivery, has_payload: bool, rights: &Rights) -> Markup {
     html! {
         section.card.exchange aria-labelledby="exchange" {
             h2 #exchange { "Last request and response" }
             @match (&delivery.last_exchange, has_payload) {
-                (_, false) => (hint("Reading requests and responses", Right::Payload)),
+                (_, false) => (hint(rights, "Reading requests and responses", Right::Payload)),
                 (None, true) => p.hint {
                     "Not kept. The worker keeps those of failed attempts, or of all with " code { "--keep-responses all" } "."
                 },
@@ -222,21 +226,20 @@ fn body(id: &str, body: &KeptBody) -> Markup {
         @if body.text.is_empty() {
             p.hint { "No body." }
         } @else {
-            pre tabindex="0" { code id=(id) { (body.text) } }
-            (copy_button(id, "the body"))
+            (command(id, "the body", &body.text))
             @if body.truncated { p.hint { "The body goes on; its beginning is kept." } }
         }
     }
 }
 
-fn payload_card(delivery: &Delivery, has_payload: bool) -> Markup {
+fn payload_card(delivery: &Delivery, has_payload: bool, rights: &Rights) -> Markup {
     html! {
         section.card aria-labelledby="payload" {
             h2 #payload { "Event data" }
             @match (&delivery.data, has_payload) {
                 (Some(data), true) => (json_viewer("event-data", data)),
                 (None, true) => p.hint { "The data is not kept any more." },
-                (_, false) => (hint("Reading the data", Right::Payload)),
+                (_, false) => (hint(rights, "Reading the data", Right::Payload)),
             }
         }
     }

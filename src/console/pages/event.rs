@@ -48,7 +48,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 p.hint { "None. The reasons are below." }
             } @else {
                 (deliveries(request, &explanation, rights.may(Right::Replay)))
-                @if !rights.may(Right::Replay) { (hint("Replaying", Right::Replay)) }
+                @if !rights.may(Right::Replay) { (hint(&rights, "Replaying", Right::Replay)) }
             }
         }
         section.card aria-labelledby="others" {
@@ -73,7 +73,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 @match (&event.data, has_payload) {
                     (Some(data), true) => (json_viewer("event-data", data)),
                     (None, true) => p.hint { "The data is not kept any more." },
-                    (_, false) => (hint("Reading the data", Right::Payload)),
+                    (_, false) => (hint(&rights, "Reading the data", Right::Payload)),
                 }
             }
         }

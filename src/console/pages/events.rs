@@ -54,7 +54,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             }
         }
         (filters(&request.scope, query))
-        @if !may_search_data { (hint("Searching the data of events", Right::Payload)) }
+        @if !may_search_data { (hint(&rights, "Searching the data of events", Right::Payload)) }
         @if found.items.is_empty() { (nothing(&request.scope, query, found.next.is_some())) } @else { (table(&found.items, &request.scope)) }
         (pager(request.scope.page("events"), query, found.next.as_deref()))
     };

@@ -14,9 +14,10 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, copy_button, count, definition, duration, empty, hint, icon, link_button, plural,
-    post_form, prose, state_pill, time, verdict_icon,
+    Page, Section, command, count, definition, duration, empty, hint, icon, link_button, plural, post_form,
+    prose, state_class, state_pill, time, verdict_icon,
 };
+use crate::core::redact::MASK;
 
 /// Deliveries that the page shows.
 const SHOWN: &str = "20";
@@ -39,7 +40,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let own = scope.page("hooks").segment(name);
     let summary = &hook.hook;
     let class =
-        if dead.is_some() && summary.state == "delivering" { "warn" } else { class_of(&summary.state) };
+        if dead.is_some() && summary.state == "delivering" { "warn" } else { state_class(&summary.state) };
     let main = html! {
         p.crumbs { a href=(scope.page("hooks")) { "Hooks" } }
         div.title {
@@ -59,7 +60,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
                 " became " (dead.1) " in the last 24 hours."
             }
         } }
-        @if !rights.may(Right::Test) { (hint("Testing the hook", Right::Test)) }
+        @if !rights.may(Right::Test) { (hint(&rights, "Testing the hook", Right::Test)) }
         div.grid {
             section.card aria-labelledby="facts" {
                 h2 #facts { "Hook" }
@@ -99,8 +100,11 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             h2 #manifest { "Manifest" }
             @match manifest(&hook) {
                 Some(text) => {
-                    pre tabindex="0" { code #manifest-text { (text) } }
-                    (copy_button("manifest-text", "the manifest"))
+                    (command("manifest-text", "the manifest", &text))
+                    @if text.contains(MASK) {
+                        p.hint { "What may hold a secret is masked (" code { (MASK) } "): complete it before you apply the manifest." }
+                        @if !rights.may(Right::Payload) { (hint(&rights, "Reading custom bodies and the code of lambdas", Right::Payload)) }
+                    }
                 },
                 None => p.hint { "The spec cannot be read." },
             }
@@ -123,16 +127,6 @@ async fn recent_dead_letters(
         (number, None) => Some((plural(number as u64, "delivery", "deliveries"), "dead letters")),
         (number, Some(_)) => Some((format!("More than {number} deliveries"), "dead letters")),
     })
-}
-
-fn class_of(state: &str) -> &'static str {
-    match state {
-        "delivering" => "good",
-        "failing" => "bad",
-        "held" | "paused" | "suspended" => "held",
-        "idle" => "off",
-        _ => "warn",
-    }
 }
 
 /// Says in one sentence whether the hook delivers, and why not.

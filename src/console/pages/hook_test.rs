@@ -81,11 +81,11 @@ fn page(
         @match &result {
             Some(Ok(result)) => (result_view(result)),
             Some(Err(problem)) => p #verdict.verdict.bad role="alert" {
-                (icon(verdict_icon("bad"))) span { (problem.detail) @if problem.is_forbidden() { " The role " code { (Right::Test.role()) } " has it." } }
+                (icon(verdict_icon("bad"))) span { (problem.detail) @if let Some(role) = &problem.role { " The role " code { (role) } " has it." } }
             },
             None => p { "The hook is run once, now: its receiver gets the request. Nothing is stored, and its filter does not apply." },
         }
-        @if rights.may(Right::Test) { (run_form(request, form, rights)) } @else { (hint("Testing the hook", Right::Test)) }
+        @if rights.may(Right::Test) { (run_form(request, form, rights)) } @else { (hint(rights, "Testing the hook", Right::Test)) }
     };
     Page { id: "hook-test", title: format!("Test {name}"), section: Section::Hooks, main, is_live: false }
 }
@@ -102,7 +102,7 @@ fn run_form(request: &PageRequest, form: &Form, rights: &Rights) -> Markup {
                     label { input type="radio" name="with" value="event" checked[with_event]; " a stored event" }
                     label for="event" { "Event id" }
                     input #event name="event" value=(form.get("event")) maxlength="512";
-                    @if !rights.may(Right::Payload) { (hint("A stored event", Right::Payload)) }
+                    @if !rights.may(Right::Payload) { (hint(rights, "A stored event", Right::Payload)) }
                 }
                 div.field {
                     label { input type="radio" name="with" value="data" checked[!with_event]; " typed data" }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use axum::response::Response;
+use futures::try_join;
 use maud::{Markup, html};
 
 use super::deliveries::link;
 use super::hooks::{hook_address, table};
 use super::verdict::Verdict;
-use crate::console::model::{Delivery, HookList, List, Minute, Object, Rates, Status};
+use crate::console::model::{Delivery, HookList, Leader, List, Minute, Object, Rates, Status};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
@@ -32,10 +33,11 @@ pub async fn show(request: PageRequest) -> Response {
 
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let scope = &request.scope;
-    let status: Status = request.api.get(&scope.api("status")).await?;
     let wrong = scope.api("hooks").query("sort", "state").query("state", WRONG).query("limit", MAX_WRONG);
-    let hooks: HookList = request.api.get(&wrong).await?;
-    let rates: Rates = request.api.get(&scope.api("rates")).await?;
+    let (status, wrong, rates) = (scope.api("status"), wrong, scope.api("rates"));
+    // At the same time: two of them examine every hook.
+    let (status, hooks, rates): (Status, HookList, Rates) =
+        try_join!(request.api.get(&status), request.api.get(&wrong), request.api.get(&rates))?;
     let losing = hooks_with_dead_letters(request, &status).await;
     let verdict = verdict(scope, &status, &hooks);
     let total: u64 = hooks.counts.values().sum();
@@ -58,15 +60,21 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
             @if hooks.next.is_some() { p { a href=(scope.page("hooks").query("sort", "state")) { "All hooks, worst first" } } }
         }
         @if !status.not_ready.items.is_empty() { (objects("Objects that are not synced", &status.not_ready.items, status.not_ready.left_out)) }
-        @if !status.connections.items.is_empty() {
-            section.card aria-labelledby="connections" {
-                h2 #connections { a href=(scope.page("connections")) { "Connections" } }
-                ul.plain {
-                    @for connection in &status.connections.items {
-                        li { (ready_pill(connection)) " " (connection.namespace) "/" (connection.name) " "
-                            @if connection.ready != "True" { span.muted { (connection.message) } } }
+        div.grid {
+            @if !status.connections.items.is_empty() {
+                section.card aria-labelledby="connections" {
+                    h2 #connections { a href=(scope.page("connections")) { "Connections" } }
+                    ul.plain {
+                        @for connection in &status.connections.items {
+                            li { (ready_pill(connection)) " " (connection.namespace) "/" (connection.name) " "
+                                @if connection.ready != "True" { span.muted { (connection.message) } } }
+                        }
                     }
                 }
+            }
+            section.card aria-labelledby="leader" {
+                h2 #leader { "Leader of the controllers" }
+                (leader(&status.leader))
             }
         }
         p.hint { "Hookstream " (status.version.version) ". Rates are those of this worker; " (memory(&status)) "." }
@@ -278,6 +286,31 @@ pub fn object_link(object: &Object) -> Markup {
     }
 }
 
+/// Shows which replica of the controller leads, and since when.
+fn leader(leader: &Leader) -> Markup {
+    let message = leader.message.as_deref().unwrap_or_default();
+    html! {
+        @match (leader.state.as_str(), &leader.holder) {
+            ("leads", Some(holder)) => p {
+                (state_pill("leading")) " " span.mono title=(holder) { (replica(holder)) }
+                @if let Some(since) = &leader.since { " since " (time(since)) }
+            },
+            ("noElection", _) => p { "Standalone: this process has all roles, so there is no election." },
+            ("none", _) => p { (state_pill("failing")) " No controller leads: " (message) ". Objects are not synced until one does; deliveries go on." },
+            _ => p {
+                (state_pill("unknown")) " " (message)
+                @if let Some(role) = &leader.role { ": that needs the role " code { (role) } } "."
+            },
+        }
+    }
+}
+
+/// Returns the name of a replica without the random part that distinguishes its starts.
+fn replica(holder: &str) -> &str {
+    let is_random = |part: &str| part.len() == 32 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    holder.rsplit_once('_').filter(|(_, part)| is_random(part)).map_or(holder, |(name, _)| name)
+}
+
 fn memory(status: &Status) -> String {
     let mebibytes = |bytes: u64| count(bytes >> 20);
     format!(
@@ -316,6 +349,7 @@ mod tests {
     fn status(dead: u64) -> Status {
         let none = json!({"items": [], "leftOut": 0});
         serde_json::from_value(json!({"healthy": true, "version": {"version": "1"}, "connections": none, "notReady": none,
+            "leader": {"state": "noElection"},
             "backlog": {"pending": 0, "oldestTime": null, "exact": true}, "deadLetters": {"last24h": dead, "exact": true},
             "disk": {"usedRatio": null, "closed": null}, "memory": {"usedBytes": 0, "budgetBytes": 0}}))
         .unwrap()
@@ -327,6 +361,28 @@ mod tests {
             .map(|(name, state)| json!({"namespace": "n", "name": name, "state": state, "reason": "", "message": ""}))
             .collect();
         serde_json::from_value(json!({"items": items, "counts": counts})).unwrap()
+    }
+
+    #[test]
+    fn leader_is_named_without_its_random_part() {
+        let shown = |value: Value| leader(&serde_json::from_value(value).unwrap()).into_string();
+        let holder = format!("hookstream-controller-0_{}", "0af1".repeat(8));
+        let text = shown(json!({"state": "leads", "holder": holder, "since": "2026-11-22T06:00:00Z"}));
+        assert!(
+            text.contains(">hookstream-controller-0</span> since <time") && text.contains(&holder),
+            "{text}"
+        );
+        assert!(shown(json!({"state": "noElection"})).contains("Standalone"));
+        let none = shown(json!({"state": "none", "message": "no controller holds the Lease a"}));
+        assert!(none.contains("No controller leads: no controller holds the Lease a."), "{none}");
+        let unknown = shown(
+            json!({"state": "unknown", "message": "the worker may not read the Lease", "role": "lease-read"}),
+        );
+        assert!(
+            unknown.contains("may not read the Lease: that needs the role <code>lease-read</code>."),
+            "{unknown}"
+        );
+        assert_eq!(replica("a_b"), "a_b");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub async fn show(request: PageRequest) -> Response {
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let mut found: List<Replay> = request.api.get(&request.scope.api("replays")).await?;
     for replay in found.items.iter_mut().filter(|replay| state(replay) == "running").take(MAX_COUNTED) {
-        replay.total = count_total(request, replay).await;
+        replay.left = count_left(request, replay).await;
     }
     let main = html! {
         div.title { h1 { "Replays" } }
@@ -38,14 +38,17 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     Ok(Page { id: "replays", title: "Replays".to_owned(), section: Section::Replays, main, is_live: true })
 }
 
-/// Counts the deliveries of a running replay: those that it replayed, and those that still match. None: too many.
-async fn count_total(request: &PageRequest, replay: &Replay) -> Option<u64> {
+/// Counts the deliveries that still match a running replay. None: they cannot be counted at the moment.
+async fn count_left(request: &PageRequest, replay: &Replay) -> Option<DryRun> {
     let filter = json!({"hook": replay.hook, "state": replay.state, "event": replay.event, "since": replay.since,
         "until": replay.until});
     let path = Scope::of(&replay.namespace).api("deliveries").segment("replay").query("dryRun", "true");
-    let left: DryRun = request.api.post(&path, &filter).await.ok()?;
-    let left = u64::try_from(left.matching).ok().filter(|_| left.is_exact)?;
-    Some(replay.replayed.saturating_add(left))
+    request.api.post(&path, &filter).await.ok()
+}
+
+/// Returns all deliveries of a running replay: those that it replayed, and those that still match.
+fn total(replay: &Replay, left: DryRun) -> u64 {
+    replay.replayed.saturating_add(left.matching as u64)
 }
 
 fn table(request: &PageRequest, replays: &[Replay]) -> Markup {
@@ -67,7 +70,7 @@ fn table(request: &PageRequest, replays: &[Replay]) -> Markup {
                             td.wide data-label="Selects" { (selection(replay)) }
                             td.wide data-label="Progress" { (progress(replay)) }
                             td.number data-label="Rate" { (replay.rate) "/s" }
-                            td data-label="Time left" { @if let Some(left) = time_left(replay) { "about " (duration(left)) } }
+                            td data-label="Time left" { @if let Some((left, is_exact)) = time_left(replay) { (if is_exact { "about " } else { "more than " }) (duration(left)) } }
                             td data-label="Action" {
                                 @if state(replay) == "running" {
                                     @let path = Scope::of(&replay.namespace).page("replays").segment(&replay.id).segment("cancel");
@@ -105,20 +108,22 @@ fn selection(replay: &Replay) -> String {
 
 fn progress(replay: &Replay) -> Markup {
     html! {
-        @match replay.total.filter(|total| *total > 0) {
-            Some(total) => {
-                progress value=(replay.replayed.min(total)) max=(total) aria-label="Progress" {}
-                div { (count(replay.replayed)) " of " (count(total)) }
+        @match replay.left.filter(|left| total(replay, *left) > 0) {
+            Some(left) if left.is_exact => {
+                progress value=(replay.replayed) max=(total(replay, left)) aria-label="Progress" {}
+                div { (count(replay.replayed)) " of " (count(total(replay, left))) }
             },
-            None => (count(replay.replayed)) ,
+            // The total is unknown, so a bar would be wrong.
+            Some(left) => { (count(replay.replayed)) " of more than " (count(total(replay, left))) },
+            None => (count(replay.replayed)),
         }
     }
 }
 
-/// Returns the estimated time to the end in milliseconds.
-fn time_left(replay: &Replay) -> Option<u64> {
-    let left = replay.total?.checked_sub(replay.replayed).filter(|left| *left > 0)?;
-    (state(replay) == "running").then(|| left.saturating_mul(1000) / u64::from(replay.rate.max(1)))
+/// Returns the estimated time to the end in milliseconds, and false if it is longer.
+fn time_left(replay: &Replay) -> Option<(u64, bool)> {
+    let left = replay.left.filter(|left| left.matching > 0 && state(replay) == "running")?;
+    Some(((left.matching as u64).saturating_mul(1000) / u64::from(replay.rate.max(1)), left.is_exact))
 }
 
 /// Cancels a replay.
@@ -142,10 +147,16 @@ mod tests {
                 "until": null, "rate": 50, "startedTime": "2026-01-01T00:00:00Z", "replayed": 100, "done": false,
                 "cancelled": false});
             value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            Replay { total: Some(600), ..serde_json::from_value(value).unwrap() }
+            let left = DryRun { matching: 500, is_exact: true };
+            Replay { left: Some(left), ..serde_json::from_value(value).unwrap() }
         };
-        assert_eq!(time_left(&replay(json!({}))), Some(10_000));
-        assert_eq!(time_left(&Replay { total: None, ..replay(json!({})) }), None);
+        assert_eq!(time_left(&replay(json!({}))), Some((10_000, true)));
+        assert_eq!(time_left(&Replay { left: None, ..replay(json!({})) }), None);
+        assert!(progress(&replay(json!({}))).into_string().contains("100 of 600"));
+        let many = DryRun { matching: 10_000, is_exact: false };
+        let many = Replay { left: Some(many), ..replay(json!({"replayed": 0})) };
+        assert_eq!(progress(&many).into_string(), "0 of more than 10,000");
+        assert_eq!(time_left(&many), Some((200_000, false)));
         assert_eq!(time_left(&replay(json!({"cancelled": true}))), None);
         assert_eq!(state(&replay(json!({"done": true}))), "done");
         assert_eq!(selection(&replay(json!({"hook": "h"}))), "state dead, hook h");

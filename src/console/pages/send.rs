@@ -82,7 +82,7 @@ fn page(request: &PageRequest, form: &Form, rights: &Rights, problem: Option<&Pr
                 div.actions { button.button.primary type="submit" { "Send" } (link_button(&request.scope.page("events"), "Back", "quiet")) }
             }
         } @else {
-            (hint("Sending an event", Right::Publish))
+            (hint(rights, "Sending an event", Right::Publish))
         }
     };
     Page { id: "send", title: "Send a test event".to_owned(), section: Section::Events, main, is_live: false }

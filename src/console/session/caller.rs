@@ -51,6 +51,11 @@ impl Caller {
         if is_local {
             return Some(Caller::Local);
         }
+        Caller::find_session(headers, keys, now)
+    }
+
+    /// Finds the user who logged in. None: there is no valid session.
+    pub fn find_session(headers: &HeaderMap, keys: Option<&SessionKeys>, now: Millis) -> Option<Self> {
         SealedSession::open(cookie(headers)?, keys?, now).map(Caller::Session)
     }
 

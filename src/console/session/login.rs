@@ -12,6 +12,7 @@ use http::{StatusCode, Uri};
 use secrecy::SecretString;
 
 use super::caller::{COOKIE_NAME, Caller, expiry};
+use super::login_limit::{Admission, client_address};
 use super::origin::check_origin;
 use super::seal::{SealError, SealedSession};
 use super::{csrf, keys::SessionKeys};
@@ -84,16 +85,29 @@ async fn create_session(
     check_origin(headers)?;
     let now = Millis::now();
     if !csrf::is_valid(form.get("csrf"), keys, NO_SESSION, now) {
-        return Err(form_expired());
+        return Err(Problem::form_expired());
     }
-    if !console.login_limit.admit(client, Instant::now()) {
-        return Err(Problem::new(
-            429,
-            "TooManyAttempts",
-            "too many attempts to log in: try again in a minute",
-        ));
+    let client = client_address(client, headers, &console.trusted_proxies);
+    let shown_client = || client.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    if let Admission::Refused { is_first } = console.login_limit.admit(client, Instant::now()) {
+        let problem =
+            Problem::new(429, "TooManyAttempts", "too many attempts to log in: try again in a minute");
+        if is_first {
+            audit::record_failed_login(&shown_client(), &problem);
+        }
+        return Err(problem);
     }
-    let text = form.get("token").trim();
+    let session = open_session(console, form.get("token"), now).await;
+    let session = session.inspect_err(|problem| audit::record_failed_login(&shown_client(), problem))?;
+    let (value, max_age) = (session.seal(keys.newest()?), session.expires.since(now).as_secs());
+    let value = value.map_err(|error| seal_problem(&error))?;
+    audit::record(&Caller::Session(session), "log-in", ROOT, "done");
+    cookie(&value, max_age, console.is_tls || is_behind_tls(headers))
+}
+
+/// Checks the token and opens its session.
+async fn open_session(console: &Console, token: &str, now: Millis) -> Result<SealedSession, Problem> {
+    let text = token.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Problem::new(
@@ -106,17 +120,17 @@ async fn create_session(
     rights::check_token(&ApiClient::new(console.api.clone(), Some(token.clone()))).await?;
     // A session outlives neither the token nor a working day.
     let expires = expiry(text).map_or(now + SESSION, |at| at.min(now + 3 * SESSION));
-    let session = SealedSession::new(token, expires).map_err(|error| seal_problem(&error))?;
-    let value = session.seal(keys.newest()?).map_err(|error| seal_problem(&error))?;
-    audit::record(&Caller::Session(session), "log-in", ROOT, "done");
-    let max_age = expires.since(now).as_secs();
-    cookie(&value, max_age, console.is_tls || is_behind_tls(headers))
+    SealedSession::new(token, expires).map_err(|error| seal_problem(&error))
 }
 
 async fn log_out(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
     // Without a CSRF token: ending the session gives nothing away, and it must work with an expired page.
     if check_origin(&headers).is_err() {
         return Redirect::to(ROOT).into_response();
+    }
+    let keys = console.keys.read().await.ok();
+    if let Some(caller) = Caller::find_session(&headers, keys.as_ref(), Millis::now()) {
+        audit::record(&caller, "log-out", ROOT, "done");
     }
     let mut response = Redirect::to("/console/login").into_response();
     if let Ok(cookie) = cookie("", 0, console.is_tls || is_behind_tls(&headers)) {
@@ -140,15 +154,6 @@ fn is_behind_tls(headers: &HeaderMap) -> bool {
 
 fn seal_problem(error: &SealError) -> Problem {
     Problem::new(if *error == SealError::TooLong { 400 } else { 503 }, "Session", error.to_string())
-}
-
-/// The problem of a form with a CSRF token that is missing, expired, or of another session.
-pub fn form_expired() -> Problem {
-    Problem::new(
-        403,
-        "FormExpired",
-        "the form is too old or belongs to another session: reload the page and try again",
-    )
 }
 
 fn next_of(uri: &Uri) -> String {

@@ -124,7 +124,7 @@ pub fn problem(shell: &Shell<'_>, problem: &Problem, request_id: &str) -> Markup
         main #main tabindex="-1" {
             h1 { (title) }
             div #problem.notice.bad role="alert" { (icon(Icon::Cross)) div { (problem.detail) " " code { (problem.reason) } } }
-            @if problem.is_forbidden() && problem.reason == "Forbidden" { (permission_help(shell)) }
+            @if problem.is_forbidden() && problem.reason == "Forbidden" { (permission_help(shell, problem.role.as_deref())) }
             @if !request_id.is_empty() {
                 p.hint { "Request " code #request-id { (request_id) } " in the worker's log." }
             }
@@ -142,21 +142,16 @@ pub fn problem(shell: &Shell<'_>, problem: &Problem, request_id: &str) -> Markup
     )
 }
 
-/// Says what a user without a permission can do.
-fn permission_help(shell: &Shell<'_>) -> Markup {
+/// Says what a user without a permission can do. `role`: the one that has it, if the API named it.
+fn permission_help(shell: &Shell<'_>, role: Option<&str>) -> Markup {
+    let role = html! { @match role { Some(role) => { "the role " code { (role) } }, None => "a role that has this right" } };
     html! {
         @match shell.scope.namespace() {
             None => p {
-                "You may not read all namespaces at once. Choose a namespace above, or ask for a ClusterRoleBinding of "
-                code { "hookstream-deliveries-reader" } "."
+                "You may not read all namespaces at once. Choose a namespace above, or ask for a ClusterRoleBinding of " (role) "."
             },
             Some(namespace) => p {
-                "Ask for a RoleBinding in the namespace " code { (namespace) } ": "
-                code { "hookstream-deliveries-reader" } " shows deliveries, "
-                code { "hookstream-deliveries-operator" } " replays and cancels them, "
-                code { "hookstream-deliveries-payload" } " shows payloads, "
-                code { "hookstream-hooks-tester" } " tests hooks, "
-                code { "hookstream-publisher" } " sends events."
+                "Ask for a RoleBinding of " (role) " in the namespace " code { (namespace) } "."
             },
         }
     }

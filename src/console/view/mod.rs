@@ -14,7 +14,7 @@ pub use layout::{Page, Section, Shell, content_hash, document, done_message, log
 use maud::Markup;
 pub use parts::{
     button, command, copy_button, csrf_field, definition, empty, hint, link_button, notice, pager, post_form,
-    prose, state_pill, time,
+    prose, state_class, state_pill, time,
 };
 pub use spark::sparkline;
 pub use text::{attempt_result, count, duration, elapsed, plural, shorten};

@@ -5,24 +5,34 @@ use maud::{Markup, Render, html};
 use super::icon::{Icon, icon};
 use crate::console::form::Form;
 use crate::console::path::Path;
-use crate::console::rights::Right;
+use crate::console::rights::{Right, Rights};
 use crate::core::time::Millis;
 
 /// Shows a state with its colour and icon.
 pub fn state_pill(state: &str) -> Markup {
+    let (class, shown) = appearance(state);
     let state = if state == "notReady" { "not ready" } else { state };
-    let (class, shown) = match state {
-        "delivered" | "delivering" | "healthy" | "ready" | "enabled" | "done" | "accepts" => {
+    html! { span class={ "pill " (class) } { (icon(shown)) (state) } }
+}
+
+/// Returns the class of a state, which decides its colour everywhere.
+pub fn state_class(state: &str) -> &'static str {
+    appearance(state).0
+}
+
+fn appearance(state: &str) -> (&'static str, Icon) {
+    match state {
+        "delivered" | "delivering" | "healthy" | "ready" | "enabled" | "done" | "accepts" | "leading" => {
             ("good", Icon::Check)
         }
-        "dead" | "failing" | "failed" | "disabled" | "not ready" | "invalid" => ("bad", Icon::Cross),
+        "dead" | "failing" | "failed" | "disabled" | "invalid" => ("bad", Icon::Cross),
         "pending" | "running" | "unknown" => ("busy", Icon::Clock),
         "held" | "paused" | "suspended" => ("held", Icon::Pause),
         "dropped" | "no hook" | "matched" | "idle" | "rejects" => ("off", Icon::Dash),
         "cancelled" => ("off", Icon::Ban),
+        // Worth a look, and no failed delivery: not ready, being deleted.
         _ => ("warn", Icon::Alert),
-    };
-    html! { span class={ "pill " (class) } { (icon(shown)) (state) } }
+    }
 }
 
 /// Shows a point in time: in UTC, which a script changes to the viewer's zone.
@@ -69,8 +79,16 @@ pub fn notice(class: &str, text: impl Render) -> Markup {
 }
 
 /// Says which role grants what a page does not offer.
-pub fn hint(what: &str, right: Right) -> Markup {
-    html! { p.hint { (what) " needs the role " code { (right.role()) } " in this namespace." } }
+pub fn hint(rights: &Rights, what: &str, right: Right) -> Markup {
+    html! {
+        p.hint {
+            (what)
+            @match rights.role(right) {
+                Some(role) => { " needs the role " code { (role) } " in this namespace." },
+                None => " needs a right that you do not have in this namespace.",
+            }
+        }
+    }
 }
 
 /// Shows a row of a definition list.
@@ -111,7 +129,7 @@ pub fn copy_button(id: &str, what: &str) -> Markup {
     }
 }
 
-/// Shows a command to run in a terminal.
+/// Shows a text to copy: a command to run in a terminal, a manifest, a body.
 pub fn command(id: &str, what: &str, text: &str) -> Markup {
     html! {
         div.command { pre tabindex="0" { code id=(id) { (text) } } (copy_button(id, what)) }

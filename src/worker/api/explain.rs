@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::catalogue::{HIDDEN_VALUE, filter_result};
 use super::hold::HoldFinder;
@@ -16,7 +16,8 @@ use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, Unm
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
 use super::why::UnmatchedReason;
 use super::{query, why};
-use crate::cluster::Permission;
+use crate::api::EventHook;
+use crate::cluster::{DeserializeGuard, Permission};
 use crate::core::filter::FilterInput;
 use crate::core::time::Millis;
 use crate::worker::decide::{Decision, decide, decide_again};
@@ -46,6 +47,24 @@ pub async fn explain(
     let response = move || build_response(&api, &namespace, found, shows_values, Millis::now());
     let response = tokio::task::spawn_blocking(response).await;
     response.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the event could not be explained"))
+}
+
+fn name_of(hook: &DeserializeGuard<EventHook>) -> &str {
+    hook.meta().name.as_deref().unwrap_or_default()
+}
+
+/// Keeps up to `listed` hooks, by name. If there are more: those of the event's source first, because a hook of another source
+/// is no surprise.
+fn keep_nearest(hooks: &mut Vec<Arc<DeserializeGuard<EventHook>>>, listed: usize, source: &str) {
+    if listed < hooks.len() {
+        let rank = |hook: &Arc<DeserializeGuard<EventHook>>| {
+            hook.0.as_ref().is_ok_and(|hook| hook.spec.source != source)
+        };
+        // Not sorted as a whole, which takes long for a hundred thousand.
+        hooks.select_nth_unstable_by(listed, |a, b| (rank(a), name_of(a)).cmp(&(rank(b), name_of(b))));
+        hooks.truncate(listed);
+    }
+    hooks.sort_unstable_by(|a, b| name_of(a).cmp(name_of(b)));
 }
 
 /// `shows_values`: the client may read the event's data, so that errors of filters may have values of it.
@@ -90,14 +109,14 @@ fn build_response(
     response.deliveries_left_out = found.left_out;
     let mut hooks = api.view.hooks.state();
     hooks.retain(|hook| {
-        hook.namespace().as_deref() == Some(namespace) && !with_delivery.contains(hook.name_any().as_str())
+        hook.meta().namespace.as_deref() == Some(namespace) && !with_delivery.contains(name_of(hook))
     });
-    hooks.sort_by_cached_key(|hook| hook.name_any());
     // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
     let listed = if found.left_out > 0 { 0 } else { MAX_UNMATCHED };
     response.others_left_out = hooks.len().saturating_sub(found.left_out).saturating_sub(listed);
     let input = FilterInput::new(&found.event);
-    for object in hooks.into_iter().take(listed) {
+    keep_nearest(&mut hooks, listed, found.event.family());
+    for object in hooks {
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
             let in_time = started.elapsed() < EVALUATE_TIMEOUT;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::leader::LeaderCache;
 use crate::core::time::Millis;
 use crate::worker::ingest::Disk;
 use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
@@ -17,6 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(2);
 const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
 /// How long a list waits for the first measurement.
 const MAX_LIST_WAIT: Duration = Duration::from_millis(60);
+/// How long a response waits for a new measurement, if there is an older one.
+const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(30);
 /// Hooks with a backlog that are measured.
 const MAX_MEASURED_HOOKS: usize = 1000;
 /// The longest time for measuring them.
@@ -30,6 +33,7 @@ const DEAD_LETTER_AGE: i64 = 24 * 3_600_000;
 pub struct StatusSources {
     store: Arc<dyn Store>,
     pub disk: Arc<Disk>,
+    pub leader: LeaderCache,
     last: Mutex<Option<(Instant, Arc<StoreMeasurement>)>>,
     /// Held while the store is measured.
     measuring: tokio::sync::Mutex<()>,
@@ -65,6 +69,7 @@ impl StatusSources {
         Arc::new(StatusSources {
             store,
             disk,
+            leader: LeaderCache::default(),
             last: Mutex::default(),
             measuring: tokio::sync::Mutex::default(),
         })
@@ -82,6 +87,24 @@ impl StatusSources {
         let measured = Arc::new(self.measure_now().await?);
         *self.last.lock() = Some((Instant::now(), measured.clone()));
         Ok(measured)
+    }
+
+    /// Returns a new measurement, or the last one if the new one takes long: with thousands of backlogs it takes seconds.
+    pub async fn measure_soon(self: &Arc<Self>) -> Result<Arc<StoreMeasurement>, StoreError> {
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Ok(measured);
+        }
+        let sources = self.clone();
+        // In a separate task, which goes on when this request has its answer.
+        let mut measuring = tokio::spawn(async move { sources.measure().await });
+        let measured = match tokio::time::timeout(MAX_RENEWAL_WAIT, &mut measuring).await {
+            Ok(measured) => measured,
+            Err(_) => match self.last(MAX_LISTED_AGE) {
+                Some(measured) => return Ok(measured),
+                None => measuring.await,
+            },
+        };
+        measured.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Returns the last measurement, even if it is some seconds old, and starts a new one then: a list must not wait for

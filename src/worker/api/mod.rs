@@ -17,6 +17,7 @@ mod hold;
 mod hooks;
 mod keyset;
 mod kong;
+mod leader;
 mod listing;
 mod measure;
 mod objects;

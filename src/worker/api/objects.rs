@@ -148,7 +148,8 @@ async fn list(
 ) -> Result<Json<ObjectListResponse>, HttpProblem> {
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     let query = parse_query(uri.query())?;
-    listing::build(move || build_list(&api, &scope, &query)).await.map(Json)
+    let listed = scope.clone();
+    listing::build(&listed, move || build_list(&api, &scope, &query)).await.map(Json)
 }
 
 fn parse_query(query: Option<&str>) -> Result<ObjectQuery, HttpProblem> {

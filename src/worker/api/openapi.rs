@@ -113,6 +113,7 @@ fn problem_schema() -> Value {
             "status": {"type": "integer"},
             "reason": {"type": "string", "description": "Stable; docs/troubleshooting.md lists them"},
             "detail": text,
+            "role": {"type": "string", "description": "The role of the chart that has the permission which the client lacks, without the release's prefix"},
             "requestId": {"type": "string", "description": "The id of the request in the worker's log"},
         },
     })

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use strum::EnumCount;
 
 use super::query::{ListQuery, MAX_LIMIT, Page};
@@ -11,7 +12,7 @@ use crate::worker::store::{DeliveryFilter, DeliveryPage, DeliveryState, HistoryS
 /// The most deliveries that a filtered page examines.
 const MAX_EXAMINED: usize = 10_000;
 /// How long a filtered page is read.
-const MAX_FILTER_TIME: Duration = Duration::from_millis(100);
+const MAX_FILTER_TIME: Duration = Duration::from_millis(50);
 
 /// Reads a page. A delivery whose state changes between two of the reads is listed once.
 pub async fn read_page(store: &dyn HistoryStore, query: ListQuery) -> Result<DeliveryPage, StoreError> {
@@ -47,12 +48,11 @@ async fn read_states(
     if states.is_empty() {
         return store.list(filter.clone(), before, limit).await;
     }
-    let mut pages = Vec::with_capacity(states.len());
-    for state in states {
+    let reads = states.iter().map(|state| {
         let of_state = DeliveryFilter { state: Some(*state), ..filter.clone() };
-        pages.push(store.list(of_state, before, limit).await?);
-    }
-    Ok(merge(pages, limit))
+        store.list(of_state, before, limit)
+    });
+    Ok(merge(try_join_all(reads).await?, limit))
 }
 
 /// Merges pages that begin at the same delivery.

@@ -36,6 +36,14 @@ const RIGHTS: [Right; 9] = [
     ("create", "eventhooks", Some("ping"), "hooks-tester"),
 ];
 
+/// Returns the role of the chart, without the release's prefix, that has a permission.
+pub fn role_of(permission: &Permission<'_>) -> Option<&'static str> {
+    let wanted = (permission.verb, permission.resource, permission.subresource);
+    let right =
+        RIGHTS.iter().find(|(verb, resource, subresource, _)| (*verb, *resource, *subresource) == wanted);
+    right.map(|(.., role)| *role)
+}
+
 pub fn routes() -> Vec<ApiRoute> {
     let all = |path, id, summary| ApiRoute {
         right: None,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::measure::StatusSources;
+use super::rights;
 use crate::cluster::{AuthorizationError, Cluster, Permission, View};
 use crate::core::names::is_namespace;
 use crate::memory::MemoryBudget;
@@ -50,7 +51,7 @@ impl ApiState {
     /// Authorizes the client. Then checks the namespace's uid, so that a recreated namespace does not show the history
     /// of the deleted one.
     pub async fn authorize(&self, headers: &HeaderMap, access: Permission<'_>) -> Result<(), HttpProblem> {
-        self.cluster.authorize(token(headers), access).await?;
+        self.cluster.authorize(token(headers), access).await.map_err(|error| denied(error, &access))?;
         self.namespaces.check_before_read(access.namespace).await;
         Ok(())
     }
@@ -82,14 +83,19 @@ impl ApiState {
         }
         // The API server reads a review without a namespace as one for all namespaces.
         match self.cluster.authorize(token(headers), access).await {
-            Err(AuthorizationError::Forbidden) => Err(HttpProblem::new(
-                403,
-                AuthorizationError::Forbidden.into(),
-                "the caller lacks this permission for all namespaces",
-            )),
+            Err(AuthorizationError::Forbidden) => Err(HttpProblem {
+                detail: "the caller lacks this permission for all namespaces".to_owned(),
+                ..denied(AuthorizationError::Forbidden, &access)
+            }),
             other => Ok(other?),
         }
     }
+}
+
+/// Returns the problem of a client that is not authorized. It names the role that has the permission.
+fn denied(error: AuthorizationError, access: &Permission<'_>) -> HttpProblem {
+    let role = rights::role_of(access).filter(|_| error == AuthorizationError::Forbidden);
+    HttpProblem { role, ..HttpProblem::from(error) }
 }
 
 /// A delivery, or a bulk replay, in a request's path.

@@ -8,19 +8,21 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::runtime::reflector::Store as Reflected;
 use schemars::JsonSchema;
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
+use super::leader::LeaderResponse;
 use super::measure::StoreMeasurement;
-use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness};
+use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness, ready_of};
 use super::routes::VersionSchema;
 use super::scope::ListScope;
 use super::state::{ApiState, RESOURCE, store_problem};
 use super::{listing, query};
-use crate::cluster::{DeserializeGuard, ObjectKey, Permission};
+use crate::cluster::{DeserializeGuard, LeaderReport, ObjectKey, Permission};
 use crate::core::conditions::DELIVERING;
 use crate::core::shown_readiness::find_condition;
 use crate::core::time::Millis;
@@ -43,6 +45,7 @@ pub struct StatusResponse {
     /// False if something requires attention: an object that is not Ready, a hook that does not deliver, or a closed ingest
     /// port. What a user requested, a suspension or a pause, does not.
     healthy: bool,
+    leader: LeaderResponse,
     connections: ItemsResponse<ObjectResponse>,
     not_ready: ItemsResponse<ObjectResponse>,
     not_delivering: ItemsResponse<HookResponse>,
@@ -120,20 +123,26 @@ pub async fn show(
 ) -> Result<Json<StatusResponse>, HttpProblem> {
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
-    let namespace = (scope != ALL_NAMESPACES).then_some(scope);
-    let measured = api.status.measure().await.map_err(|error| store_problem(&error))?;
-    listing::build(move || build_status(&api, &measured, namespace)).await.map(Json)
+    let measured = api.status.measure_soon().await.map_err(|error| store_problem(&error))?;
+    let namespace = Some(scope.clone()).filter(|scope| scope != ALL_NAMESPACES);
+    let leader = api.status.leader.read(&api.cluster).await;
+    listing::build(&scope, move || build_status(&api, &measured, leader, namespace)).await.map(Json)
 }
 
-fn build_status(api: &ApiState, measured: &StoreMeasurement, namespace: Option<String>) -> StatusResponse {
-    let is_shown = |key: &ObjectKey| namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+fn build_status(
+    api: &ApiState,
+    measured: &StoreMeasurement,
+    leader: LeaderReport,
+    namespace: Option<String>,
+) -> StatusResponse {
+    let is_shown = |meta: &ObjectMeta| namespace.is_none() || meta.namespace == namespace;
     let mut connections: Vec<ObjectResponse> = Vec::new();
-    collect(&api.view.connections, "Connection", &is_shown, |_| true, &mut connections);
+    collect(&api.view.connections, "Connection", &is_shown, false, &mut connections);
     let mut not_ready: Vec<ObjectResponse> = Vec::new();
     let lacks_ready = |object: &ObjectResponse| object.ready != "True";
-    collect(&api.view.hooks, "EventHook", &is_shown, lacks_ready, &mut not_ready);
-    collect(&api.view.streams, "EventStream", &is_shown, lacks_ready, &mut not_ready);
-    collect(&api.view.auth0_hooks, "Hook", &is_shown, lacks_ready, &mut not_ready);
+    collect(&api.view.hooks, "EventHook", &is_shown, true, &mut not_ready);
+    collect(&api.view.streams, "EventStream", &is_shown, true, &mut not_ready);
+    collect(&api.view.auth0_hooks, "Hook", &is_shown, true, &mut not_ready);
     let not_delivering = collect_not_delivering(api, measured, &is_shown);
 
     let is_ours = |name: &str| namespace.as_ref().is_none_or(|namespace| namespace == name);
@@ -156,6 +165,7 @@ fn build_status(api: &ApiState, measured: &StoreMeasurement, namespace: Option<S
         time: Millis::now().rfc3339(),
         version: Version::current(),
         healthy,
+        leader: leader.into(),
         connections: bounded(connections, |object| object.ready == "True"),
         not_ready: bounded(not_ready, |object| object.expected),
         not_delivering: bounded(not_delivering, |hook| hook.expected),
@@ -198,21 +208,21 @@ impl Named for HookResponse {
     }
 }
 
-/// Collects the objects that `is_wanted` selects by their readiness.
+/// Collects the objects, or with `only_unready` those that are not Ready. Examines all objects, so it copies those only.
 fn collect<K>(
     store: &Reflected<DeserializeGuard<K>>,
     kind: &'static str,
-    is_shown: &impl Fn(&ObjectKey) -> bool,
-    is_wanted: impl Fn(&ObjectResponse) -> bool,
+    is_shown: &impl Fn(&ObjectMeta) -> bool,
+    only_unready: bool,
     objects: &mut Vec<ObjectResponse>,
 ) where
     K: Resource<DynamicType = ()> + VendorObject + Clone + 'static,
 {
     for guard in store.state() {
-        let key = ObjectKey::of(&*guard);
         // An object that is being deleted is not synced any more.
-        if is_shown(&key) && guard.meta().deletion_timestamp.is_none() {
-            objects.extend(Some(readiness(kind, &guard)).filter(&is_wanted));
+        let is_listed = is_shown(guard.meta()) && guard.meta().deletion_timestamp.is_none();
+        if is_listed && !(only_unready && ready_of(&guard) == "True") {
+            objects.push(readiness(kind, &guard));
         }
     }
 }
@@ -220,15 +230,15 @@ fn collect<K>(
 fn collect_not_delivering(
     api: &ApiState,
     measured: &StoreMeasurement,
-    is_shown: &impl Fn(&ObjectKey) -> bool,
+    is_shown: &impl Fn(&ObjectMeta) -> bool,
 ) -> Vec<HookResponse> {
     let mut hooks = Vec::new();
     for guard in api.view.hooks.state() {
         let Ok(hook) = &guard.0 else { continue };
-        let key = ObjectKey::of(hook);
         let failing =
             find_condition(conditions_of(hook), DELIVERING).filter(|condition| condition.status == "False");
-        let Some(condition) = failing.filter(|_| is_shown(&key)) else { continue };
+        let Some(condition) = failing.filter(|_| is_shown(hook.meta())) else { continue };
+        let key = ObjectKey::of(hook);
         let uid = hook.metadata.uid.as_deref().unwrap_or_default();
         let backlog = measured.backlogs.get(uid).map(|(_, stats)| *stats).unwrap_or_default();
         let breaker = api.reports.breakers.get(uid);

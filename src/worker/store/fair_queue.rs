@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The queue, and the number of occupied slots.
-pub(super) struct FairQueue<T> {
+pub(in super::super) struct FairQueue<T> {
     namespaces: HashMap<Arc<str>, NamespaceQueue<T>>,
     free_slots: usize,
     queued: usize,
@@ -27,12 +27,12 @@ struct NamespaceQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    pub(super) fn new(slots: usize, max_queued: usize) -> Self {
+    pub(in super::super) fn new(slots: usize, max_queued: usize) -> Self {
         FairQueue { namespaces: HashMap::new(), free_slots: slots, queued: 0, max_queued, starts: 0 }
     }
 
     /// Adds an entry. Returns the entry that has no place: none, another namespace's newest one, or this one.
-    pub(super) fn push(&mut self, namespace: &Arc<str>, entry: T) -> Option<T> {
+    pub(in super::super) fn push(&mut self, namespace: &Arc<str>, entry: T) -> Option<T> {
         let mut rejected = None;
         if self.queued >= self.max_queued {
             let own = self.namespaces.get(namespace).map_or(0, |queue| queue.waiting.len());
@@ -58,7 +58,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Occupies a slot with the next entry. None: no slot is free, or no entry waits.
-    pub(super) fn start_next(&mut self) -> Option<(Arc<str>, T)> {
+    pub(in super::super) fn start_next(&mut self) -> Option<(Arc<str>, T)> {
         if self.free_slots == 0 {
             return None;
         }
@@ -74,7 +74,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Releases a slot that the namespace occupied.
-    pub(super) fn finish(&mut self, namespace: &str) {
+    pub(in super::super) fn finish(&mut self, namespace: &str) {
         let Some(queue) = self.namespaces.get_mut(namespace) else { return };
         queue.occupied -= 1;
         self.free_slots += 1;
@@ -84,7 +84,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Removes and returns all entries that wait.
-    pub(super) fn drain(&mut self) -> Vec<T> {
+    pub(in super::super) fn drain(&mut self) -> Vec<T> {
         self.queued = 0;
         let drained = self.namespaces.values_mut().flat_map(|queue| queue.waiting.drain(..)).collect();
         self.namespaces.retain(|_, queue| queue.occupied > 0);
@@ -93,7 +93,7 @@ impl<T> FairQueue<T> {
 
     /// Returns the number of entries that wait.
     #[cfg(test)]
-    pub(super) fn queued(&self) -> usize {
+    pub(in super::super) fn queued(&self) -> usize {
         self.queued
     }
 }

@@ -22,7 +22,7 @@ mod error;
 mod event_history;
 mod events;
 mod exchange;
-mod fair_queue;
+pub(super) mod fair_queue;
 mod fair_share;
 mod history;
 mod history_store;

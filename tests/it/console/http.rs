@@ -241,7 +241,32 @@ async fn log_in_gives_a_session_that_only_the_console_accepts() {
     let log_out =
         browser().post(url(&standalone, "/console/logout")).header("cookie", cookie).send().await.unwrap();
     assert!(log_out.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    let is_log_out = |line: &str| line.contains("console action") && line.contains("log-out");
+    standalone.process().wait_for_line(is_log_out, DEADLINE).await;
     let log = standalone.process().log();
+    assert!(!log.contains(token), "the token is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_in_is_limited_for_each_client_behind_a_trusted_proxy() {
+    let (path, token) = token_file();
+    let flags = ["--token-file", path.to_str().unwrap(), "--trusted-proxies", "127.0.0.0/8"];
+    let standalone = Standalone::start(&hook("h", "http://127.0.0.1:9/", quick()), &flags).await;
+    let login = url(&standalone, "/console/login");
+    let csrf = csrf(&browser().get(&login).send().await.unwrap().text().await.unwrap());
+    let attempt = async |token: &str, client: &str| {
+        let fields = [("csrf", csrf.as_str()), ("token", token)];
+        let request = form(browser().post(&login), &fields).header("x-forwarded-for", client);
+        request.send().await.unwrap().status().as_u16()
+    };
+    for _ in 0..10 {
+        assert_eq!(attempt("wrong", "198.51.100.7").await, 401);
+    }
+    assert_eq!(attempt(token, "203.0.113.1, 198.51.100.7").await, 429, "the client chose the first address");
+    assert_eq!(attempt(token, "198.51.100.8").await, 303, "another client");
+    let log = standalone.process().log();
+    let failed = |line: &&str| line.contains("console action") && line.contains("198.51.100.7");
+    assert_eq!(log.lines().filter(failed).count(), 11, "{log}");
     assert!(!log.contains(token), "the token is in the log");
 }
 

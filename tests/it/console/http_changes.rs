@@ -151,6 +151,70 @@ async fn delivered_delivery_is_sent_again_only_after_a_question() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replay_of_many_changes_what_was_counted() {
+    let receiver = Receiver::start(|_, _| Reply::status(400));
+    let spec = json!({"delivery": {"retry": {"maxAttempts": 1}}});
+    let standalone = Standalone::start(&hook("h", &receiver.url(), spec), &[]).await;
+    standalone.publish_accepted(&event("counted")).await;
+    wait_for_state(&standalone, "dead", 1).await;
+    let path = format!("{NAMESPACE}/deliveries/matching?action=replay&state=dead&state=dropped&since=1h");
+    let counted = page(&standalone, &path).await;
+    assert!(counted.contains("Replay 1 delivery?") && counted.contains("dead, dropped"), "{counted}");
+    standalone.publish_accepted(&event("later")).await;
+    wait_for_state(&standalone, "dead", 2).await;
+    receiver.script(|_, _| Reply::status(200));
+
+    let (_, form) = counted.split_once("<form class=\"stack\"").expect("the form");
+    let fields: Vec<(String, String)> = form
+        .split("<input type=\"hidden\" name=\"")
+        .skip(1)
+        .map(|input| {
+            let mut parts = input.split('"');
+            (parts.next().unwrap().to_owned(), parts.nth(1).unwrap().to_owned())
+        })
+        .collect();
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let (status, location, text) =
+        post(&standalone, &format!("{NAMESPACE}/deliveries/matching/replay"), &fields).await;
+    assert_eq!((status, location.ends_with("done=replay-started")), (303, true), "{text}");
+    wait_for_state(&standalone, "delivered", 1).await;
+    let replays = eventually(DEADLINE, "both replays to end", async || {
+        let text = page(&standalone, &format!("{NAMESPACE}/replays")).await;
+        if text.matches("</svg>done</span>").count() == 2 { Ok(text) } else { Err(text) }
+    })
+    .await;
+    assert!(
+        replays.contains("state dead, since 20") && replays.contains("state dropped, since 20"),
+        "{replays}"
+    );
+    let dead = list_deliveries(&standalone, "state=dead").await;
+    assert!(dead.len() == 1 && dead[0]["event"] == "later", "{dead:?}");
+    let is_end = |line: &str| line.contains("console action") && line.contains("deliveries of default");
+    let log = standalone.process().log();
+    assert_eq!(log.lines().filter(|line| is_end(line)).count(), 2, "the beginning and the end: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_finds_hooks_without_events() {
+    let manifests = [
+        hook("orders-to-erp", "http://127.0.0.1:9/", json!({})),
+        hook("orders", "http://127.0.0.1:9/", json!({})),
+    ];
+    let standalone = Standalone::start(&manifests.concat(), &[]).await;
+    for (path, hook) in [
+        (format!("{NAMESPACE}/search?q=orders"), "orders"),
+        ("/console/search?q=orders".to_owned(), "orders"),
+        ("/console/search?q=to-erp".to_owned(), "orders-to-erp"),
+    ] {
+        let response = browser().get(url(&standalone, &path)).send().await.unwrap();
+        assert_eq!(response.status(), 303, "{path}");
+        assert_eq!(response.headers()["location"], format!("{NAMESPACE}/hooks/{hook}"), "{path}");
+    }
+    let several = page(&standalone, "/console/search?q=order").await;
+    assert!(several.contains("/hooks/orders\"") && several.contains("/hooks/orders-to-erp\""), "{several}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn test_event_and_test_run_show_their_result() {
     let (receiver, standalone) = start(0).await;
     let token = csrf(&page(&standalone, &format!("{NAMESPACE}/send")).await);

@@ -44,7 +44,7 @@ async fn user_sees_and_does_what_the_rights_allow() {
         let (status, text) = get(&reader, &format!("{own}{page}")).await;
         assert_eq!(status, 403, "{page}: {text}");
         let shows_data = text.contains("data-row") || text.contains("<table");
-        assert!(text.contains("hookstream-deliveries-reader") && !shows_data, "{page}: {text}");
+        assert!(text.contains("<code>deliveries-reader</code>") && !shows_data, "{page}: {text}");
     }
     let (status, text) = get(&viewer, "/console/events").await;
     assert_eq!(status, 403);
@@ -71,16 +71,16 @@ async fn user_sees_and_does_what_the_rights_allow() {
     })
     .await;
     let (_, text) = get(&viewer, &event).await;
-    for part in ["hookstream-deliveries-payload", "hookstream-deliveries-operator"] {
+    for part in ["<code>deliveries-payload</code>", "<code>deliveries-operator</code>"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("event-data") && !text.contains(">Replay<"), "{text}");
     let (_, text) = get(&viewer, &format!("{own}/hooks/h")).await;
-    assert!(text.contains("hookstream-hooks-tester") && !text.contains(">Ping<"), "{text}");
+    assert!(text.contains("<code>hooks-tester</code>") && !text.contains(">Ping<"), "{text}");
     let (_, text) = get(&viewer, &format!("{own}/hooks/h/test")).await;
-    assert!(text.contains("hookstream-hooks-tester") && !text.contains("<textarea"), "{text}");
+    assert!(text.contains("<code>hooks-tester</code>") && !text.contains("<textarea"), "{text}");
     let (_, text) = get(&viewer, &format!("{own}/send")).await;
-    assert!(text.contains("hookstream-publisher") && !text.contains("<textarea"), "{text}");
+    assert!(text.contains("<code>publisher</code>") && !text.contains("<textarea"), "{text}");
 
     // A form that is sent nevertheless is rejected by the same review as the API's.
     let (_, form_page) = get(&tester, &format!("{own}/hooks/h/test")).await;

@@ -4,5 +4,7 @@ mod cluster_proxy;
 mod http;
 mod http_changes;
 mod http_rights;
+mod leader;
+mod partial;
 mod proxy;
 mod renewal;

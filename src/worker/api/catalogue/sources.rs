@@ -76,7 +76,8 @@ pub async fn list(
 ) -> Result<Json<SourceListResponse>, HttpProblem> {
     api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
-    listing::build(move || build_list(&api, &namespace)).await.map(Json)
+    let listed = namespace.clone();
+    listing::build(&listed, move || build_list(&api, &namespace)).await.map(Json)
 }
 
 fn build_list(api: &ApiState, namespace: &str) -> SourceListResponse {
@@ -87,16 +88,20 @@ fn build_list(api: &ApiState, namespace: &str) -> SourceListResponse {
             continue;
         }
         let (Some(source), event) = source_of(&guard) else { continue };
-        let is_known = sources
-            .get(source)
-            .is_some_and(|(_, _, events)| event.is_none_or(|event| events.contains_key(event)));
-        if !is_known {
-            if named >= MAX_NAMED {
-                truncated = true;
-                continue;
-            }
-            named += 1;
+        // Most hooks name what another one has named: nothing is copied for them.
+        let known = sources.get_mut(source).and_then(|(_, hooks, events)| match event {
+            None => Some(hooks),
+            Some(event) => events.get_mut(event).map(|event| &mut event.hooks),
+        });
+        if let Some(hooks) = known {
+            *hooks += 1;
+            continue;
         }
+        if named >= MAX_NAMED {
+            truncated = true;
+            continue;
+        }
+        named += 1;
         let (_, hooks, events) = sources.entry(source.to_owned()).or_insert_with(|| (None, 0, Events::new()));
         match event {
             None => *hooks += 1,

@@ -97,11 +97,12 @@ pub async fn list(
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     let query = parse_hooks(uri.query())?;
     let measured = api.status.measure_for_list().await;
+    let listed = scope.clone();
     let list = move || {
         let facts = HookFacts::new(&api, measured.as_deref());
         build_list(&facts, api.view.hooks.state(), &scope, &query)
     };
-    listing::build(list).await.map(Json)
+    listing::build(&listed, list).await.map(Json)
 }
 
 fn build_list(

@@ -38,7 +38,8 @@ pub struct HookDetailResponse {
     generation: Option<i64>,
     created_time: Option<String>,
     labels: BTreeMap<String, String>,
-    /// The object's spec. Values of headers that may hold a secret are `***`. Null if it cannot be read.
+    /// The object's spec. Values of headers that may hold a secret are `***`; without the right `get deliveries/payload`, a custom
+    /// body and the functions of a lambda too. Null if it cannot be read.
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     spec: Option<Value>,
     conditions: Vec<ConditionResponse>,
@@ -122,16 +123,23 @@ pub async fn show(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<HookDetailResponse>, HttpProblem> {
-    api.authorize(&headers, Permission::new(&path.namespace, "get", RESOURCE)).await?;
+    let access = Permission::new(&path.namespace, "get", RESOURCE);
+    api.authorize(&headers, access).await?;
     query::reject_parameters(uri.query())?;
+    let shows_texts = api.is_authorized(&headers, access.with_subresource("payload")).await?;
     let guard = find(&api, &path)?;
     let measured = api.status.measure_for_list().await;
     let summary = HookFacts::new(&api, measured.as_deref()).summary(&guard);
-    Ok(Json(HookDetailResponse::of(&api, &guard, summary)))
+    Ok(Json(HookDetailResponse::of(&api, &guard, summary, shows_texts)))
 }
 
 impl HookDetailResponse {
-    fn of(api: &ApiState, guard: &DeserializeGuard<EventHook>, summary: HookSummaryResponse) -> Self {
+    fn of(
+        api: &ApiState,
+        guard: &DeserializeGuard<EventHook>,
+        summary: HookSummaryResponse,
+        shows_texts: bool,
+    ) -> Self {
         let (uid, meta) = (uid_of(guard), guard.meta());
         let hook = guard.0.as_ref().ok();
         let spec = hook.map(|hook| &hook.spec);
@@ -144,7 +152,7 @@ impl HookDetailResponse {
             generation: meta.generation,
             created_time: meta.creation_timestamp.as_ref().map(|at| Millis(at.0.as_millisecond()).rfc3339()),
             labels: meta.labels.clone().unwrap_or_default(),
-            spec: hook.map(masked_spec),
+            spec: hook.map(|hook| masked_spec(hook, shows_texts)),
             held: hook_hold(api, guard, now),
             breaker: api.reports.breakers.get(uid).map(|breaker| BreakerResponse::of(&breaker, now)),
             timeline: timeline(api, uid, conditions),
