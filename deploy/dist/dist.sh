@@ -41,6 +41,15 @@ build() {
   if [ "$1" = "$host" ]; then
     "$cargo" build --locked --profile dist --bin hookstream >&2
     echo "${CARGO_TARGET_DIR:-target}/dist/hookstream"
+  elif [ "$1" = x86_64-unknown-linux-musl ]; then
+    # Rust's own linker and unwinder, because Debian's libgcc needs glibc's _dl_find_object. LuaJIT unwinds by itself: it
+    # registers compiled code in a form that LLVM's libunwind does not read. `true` in place of linking the command luajit,
+    # which nothing needs.
+    CC_x86_64_unknown_linux_musl=musl-gcc CFLAGS_x86_64_unknown_linux_musl=-DLUAJIT_NO_UNWIND TARGET_LD=true TARGET_STRIP=true \
+      CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld \
+      CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-C link-self-contained=yes" \
+      "$cargo" build --locked --profile dist --bin hookstream --target "$1" >&2
+    echo "${CARGO_TARGET_DIR:-target}/$1/dist/hookstream"
   else
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
       "$cargo" build --locked --profile dist --bin hookstream --target "$1" >&2
