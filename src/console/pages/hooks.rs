@@ -116,7 +116,7 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
                     Some(pending) => a href=(link(&scope, &[("hook", &hook.name), ("state", "pending")])) { (count(pending)) },
                     None => "",
                 }
-                @if let Some(oldest) = &hook.oldest_time { div.hint.nowrap { "oldest " (time(oldest)) } }
+                @if let Some(oldest) = &hook.oldest_time { div.hint { "oldest " (time(oldest)) } }
             }
             td data-label="Last success" { @if let Some(success) = &hook.last_success_time { (time(success)) } }
             td.number data-label="p95" { @if let Some(p95) = hook.p95_ms { span.nowrap { (duration(p95.round() as u64)) } } }
