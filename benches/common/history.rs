@@ -56,6 +56,7 @@ fn dead_event(namespace: &str, number: usize, now: Millis) -> NewEvent {
         name: format!("deleted-{number}").into(),
     };
     let delivery = NewDelivery {
+        epoch: None,
         hook,
         id: uuid::Uuid::now_v7(),
         due: now,

@@ -78,7 +78,14 @@ pub fn create_deliveries(hooks: &[Arc<HookState>], event: &Event, now: Millis) -
             Decision::Undecided(_) => GateRequest::default(),
             Decision::Skip => return None,
         };
-        Some(NewDelivery { hook: hook.id.clone(), id: id::generate(now), due: now, gate_request, dead: None })
+        Some(NewDelivery {
+            epoch: None,
+            hook: hook.id.clone(),
+            id: id::generate(now),
+            due: now,
+            gate_request,
+            dead: None,
+        })
     };
     hooks.iter().filter_map(create).collect()
 }

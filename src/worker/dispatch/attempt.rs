@@ -53,10 +53,10 @@ struct BegunAttempt {
 }
 
 impl BegunAttempt {
-    /// None: another worker may send the hook's deliveries now.
+    /// None: another worker may send the hook's deliveries now, or may have sent this one.
     fn begin(job: &AttemptJob) -> Option<Self> {
         let (store, delivery) = (job.store.clone(), job.pending.seq);
-        let begun = store.begin_attempt(&job.pending.hook.uid, delivery);
+        let begun = store.begin_attempt(&job.pending.hook.uid, delivery, job.pending.epoch);
         begun.then_some(BegunAttempt { store, delivery, has_outcome: false })
     }
 }
@@ -382,6 +382,7 @@ mod tests {
     fn an_undecided_delivery_is_evaluated_until_it_is_too_old() {
         let at = |seconds: i64| Millis(seconds * 1000);
         let pending = PendingDelivery {
+            epoch: None,
             seq: 1,
             id: uuid::Uuid::nil(),
             hook: HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() },

@@ -500,6 +500,7 @@ mod tests {
         let hook = HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() };
         let at = Millis(0);
         PendingDelivery {
+            epoch: None,
             seq,
             id: uuid::Uuid::nil(),
             hook,

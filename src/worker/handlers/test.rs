@@ -195,6 +195,7 @@ fn new_event(hook: &CompiledHook, source: String, event: String, data: Box<RawVa
 fn unstored_delivery(hook: &CompiledHook, event: Event) -> PendingDelivery {
     let now = Millis::now();
     PendingDelivery {
+        epoch: None,
         seq: 0,
         id: Uuid::now_v7(),
         hook: HookId { uid: hook.uid.clone(), namespace: hook.namespace.clone(), name: hook.name.clone() },

@@ -138,6 +138,7 @@ fn pending_deliveries(
     deliveries.into_iter().zip(stored).filter_map(move |(delivery, stored)| {
         let Fate::Pending { due, suppressed } = stored.fate else { return None };
         Some(PendingDelivery {
+            epoch: delivery.epoch,
             seq: stored.seq,
             id: stored.id,
             hook: delivery.hook,

@@ -12,6 +12,9 @@ use crate::core::time::Millis;
 /// A delivery whose next attempt is scheduled or due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingDelivery {
+    /// The ownership of its hook under which the delivery was read or accepted, if several workers share the store. None also
+    /// if another worker owned the hook. Under another ownership, the former owner may have sent the delivery since.
+    pub epoch: Option<i64>,
     pub seq: DeliverySeq,
     /// The `webhook-id`.
     pub id: Uuid,

@@ -111,9 +111,9 @@ pub trait DispatchStore: Send + Sync + 'static {
         0
     }
 
-    /// Records that an attempt starts. False: another worker may send the hook's deliveries now, so the attempt must not
-    /// start. Cheap: no access to the store.
-    fn begin_attempt(&self, _hook_uid: &str, _delivery: DeliverySeq) -> bool {
+    /// Records that an attempt starts. False: another worker may send the hook's deliveries now, or may have sent this one
+    /// since it was read under `_epoch`, so the attempt must not start. Cheap: no access to the store.
+    fn begin_attempt(&self, _hook_uid: &str, _delivery: DeliverySeq, _epoch: Option<i64>) -> bool {
         true
     }
 

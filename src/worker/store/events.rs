@@ -34,6 +34,8 @@ pub struct Dedup {
 /// A delivery to create: one event for one hook.
 #[derive(Clone, Debug)]
 pub struct NewDelivery {
+    /// The ownership of its hook, see [`PendingDelivery::epoch`]. Set by the store.
+    pub epoch: Option<i64>,
     pub hook: HookId,
     /// A UUIDv7 or UUIDv4. The store makes the `webhook-id` from its random bits (`AcceptedDelivery::id`).
     pub id: Uuid,

@@ -39,6 +39,7 @@ fn dispatch_cost() {
         let accepted = (0..BATCH).map(|_| {
             seq += 1;
             PendingDelivery {
+                epoch: None,
                 seq: seq << 20,
                 id: Uuid::nil(),
                 hook: states[usize::try_from(seq).unwrap() * 7 % HOOKS].id.clone(),

@@ -214,6 +214,7 @@ impl Simulation {
         let (event, now) = (self.event(len), self.now().wall);
         let hook = self.index.get(uid)?.id.clone();
         let delivery = PendingDelivery {
+            epoch: None,
             seq,
             id: Uuid::nil(),
             hook,

@@ -41,7 +41,10 @@ pub(in super::super) trait TestStore: Store {
     /// Reads up to `rows` due deliveries without excluding any.
     async fn due_by(&self, uid: &str, now: Millis, rows: usize) -> Result<Vec<PendingDelivery>, StoreError> {
         let limit = ReadLimit { rows, bytes: usize::MAX, is_strict: false };
-        Ok(self.due(uid, now, FastSet::default(), limit).await?.pending)
+        let mut due = self.due(uid, now, FastSet::default(), limit).await?.pending;
+        // The embedded store has none.
+        due.iter_mut().for_each(|pending| pending.epoch = None);
+        Ok(due)
     }
 }
 
@@ -82,6 +85,7 @@ pub(in super::super) fn event_with(id: &str, data: &str) -> Arc<Event> {
 
 pub(in super::super) fn delivery(hook_name: &str, due: Millis) -> NewDelivery {
     NewDelivery {
+        epoch: None,
         hook: hook(hook_name),
         id: Uuid::now_v7(),
         due,

@@ -119,6 +119,7 @@ impl Oracle {
             attempts: Vec::new(),
         };
         let pending = PendingDelivery {
+            epoch: None,
             seq,
             id,
             hook: hook.clone(),

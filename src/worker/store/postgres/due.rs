@@ -148,6 +148,7 @@ async fn read_pending(
         .map(|row| {
             let held_before: i64 = row.try_get("held_before")?;
             Ok(PendingDelivery {
+                epoch: None,
                 seq: row.try_get("seq")?,
                 id: row.try_get("id")?,
                 hook: hook.id.clone(),

@@ -167,6 +167,7 @@ fn read_materialized(
     let mut pending = conn.prepare_cached(PENDING)?;
     let read = pending.query_row([seq], |row| {
         Ok(PendingDelivery {
+            epoch: None,
             seq,
             id: Uuid::from_bytes(row.get(1)?),
             hook: hook.clone(),
@@ -194,6 +195,7 @@ fn read_unmaterialized(
     let mut of_event = conn.prepare_cached(EVENT)?;
     let read = of_event.query_row([sequence::event_seq(seq)], |row| {
         Ok(PendingDelivery {
+            epoch: None,
             seq,
             id: Uuid::from_bytes(noted.id),
             hook: hook.clone(),

@@ -87,9 +87,14 @@ impl Ownership {
 
     /// True if this process owns the hook's shard.
     pub(in super::super) fn owns(&self, hook_uid: &str) -> bool {
+        self.epoch(hook_uid).is_some()
+    }
+
+    /// Returns the epoch under which this process owns the hook's shard.
+    pub(in super::super) fn epoch(&self, hook_uid: &str) -> Option<i64> {
         let state = self.state.lock();
         let shard = shard_of(hook_uid);
-        state.epochs.contains_key(&shard) && !state.leaving.contains(&shard)
+        state.epochs.get(&shard).copied().filter(|_| !state.leaving.contains(&shard))
     }
 
     /// True if this process owns the hook's shard, and its lease lasts.
@@ -149,14 +154,22 @@ impl Ownership {
             .collect()
     }
 
-    /// Records the start of an attempt. False: another worker may own the hook now, so the attempt must not start.
-    pub(in super::super) fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq, now: Millis) -> bool {
+    /// Records the start of an attempt of a delivery that was read under `read`. False: another worker may own the hook now,
+    /// or has owned it since the read, so the attempt must not start.
+    pub(in super::super) fn begin_attempt(
+        &self,
+        hook_uid: &str,
+        delivery: DeliverySeq,
+        read: Option<i64>,
+        now: Millis,
+    ) -> bool {
         let shard = shard_of(hook_uid);
         let mut state = self.state.lock();
         if now >= state.deadline || state.leaving.contains(&shard) {
             return false;
         }
-        let Some(epoch) = state.epochs.get(&shard).copied() else { return false };
+        let owned = state.epochs.get(&shard).copied();
+        let Some(epoch) = owned.filter(|_| owned == read) else { return false };
         state.attempts.insert(delivery, (shard, epoch));
         state.loads.record(shard);
         // An earlier attempt, whose entry in the list would be taken for this one's.
@@ -286,27 +299,41 @@ mod tests {
     #[test]
     fn no_attempt_starts_after_the_deadline() {
         let ownership = owned();
-        assert!(ownership.begin_attempt("uid-x", 1, Millis(T.0 - 1)));
-        assert!(!ownership.begin_attempt("uid-x", 2, T));
+        assert!(ownership.begin_attempt("uid-x", 1, Some(3), Millis(T.0 - 1)));
+        assert!(!ownership.begin_attempt("uid-x", 2, Some(3), T));
         ownership.extend(T + std::time::Duration::from_secs(1));
-        assert!(ownership.begin_attempt("uid-x", 2, T));
-        assert!(!ownership.begin_attempt("uid-y", 3, Millis(0)), "another worker's shard");
+        assert!(ownership.begin_attempt("uid-x", 2, Some(3), T));
+        assert!(!ownership.begin_attempt("uid-y", 3, Some(3), Millis(0)), "another worker's shard");
     }
 
     #[test]
     fn a_leaving_shard_starts_nothing_and_lists_its_attempts() {
         let ownership = owned();
         let shard = shard_of("uid-x");
-        assert!(ownership.begin_attempt("uid-x", 1, Millis(0)));
+        assert!(ownership.begin_attempt("uid-x", 1, Some(3), Millis(0)));
         assert_eq!(ownership.begin_leaving(&[shard]), [1]);
-        assert!(!ownership.begin_attempt("uid-x", 2, Millis(0)) && !ownership.owns("uid-x"));
+        assert!(!ownership.begin_attempt("uid-x", 2, Some(3), Millis(0)) && !ownership.owns("uid-x"));
         assert_eq!(ownership.attempt_epoch(1), Some(3));
         ownership.end_leaving(&[shard], false);
-        assert!(ownership.begin_attempt("uid-x", 2, Millis(0)), "it stayed");
+        assert!(ownership.begin_attempt("uid-x", 2, Some(3), Millis(0)), "it stayed");
         ownership.end_leaving(&[shard], true);
         assert!(!ownership.owns("uid-x"));
         ownership.end_attempts([1, 2]);
         assert_eq!(ownership.attempt_epoch(1), None);
+    }
+
+    /// The other owner may have sent it meanwhile.
+    #[test]
+    fn a_delivery_that_was_read_before_another_one_owned_its_hook_is_not_attempted() {
+        let ownership = owned();
+        let read = ownership.epoch("uid-x");
+        ownership.keep(&FastMap::default());
+        assert_eq!(ownership.epoch("uid-x"), None);
+        ownership.gain([(shard_of("uid-x"), 5)]);
+        for before in [read, None] {
+            assert!(!ownership.begin_attempt("uid-x", 1, before, Millis(0)));
+        }
+        assert!(ownership.begin_attempt("uid-x", 1, ownership.epoch("uid-x"), Millis(0)));
     }
 
     /// A shard that went away and came back has another epoch, under which its attempts of before must not settle.
@@ -325,7 +352,8 @@ mod tests {
         let ownership = owned();
         let shard = shard_of("uid-x");
         assert!(
-            ownership.begin_attempt("uid-x", 1, Millis(0)) && ownership.begin_attempt("uid-x", 2, Millis(0))
+            ownership.begin_attempt("uid-x", 1, Some(3), Millis(0))
+                && ownership.begin_attempt("uid-x", 2, Some(3), Millis(0))
         );
         ownership.end_attempts([2]);
         assert_eq!(ownership.ended_attempts(), [0; 0], "it was never listed");
@@ -334,7 +362,7 @@ mod tests {
         ownership.end_attempts([1]);
         assert_eq!(ownership.ended_attempts(), [1]);
         ownership.gain([(shard, 5)]);
-        assert!(ownership.begin_attempt("uid-x", 1, Millis(0)));
+        assert!(ownership.begin_attempt("uid-x", 1, Some(5), Millis(0)));
         assert_eq!(ownership.ended_attempts(), [0; 0], "the entry may be the new attempt's");
         ownership.begin_leaving(&[shard]);
         ownership.end_attempts([1]);

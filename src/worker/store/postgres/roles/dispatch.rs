@@ -41,10 +41,11 @@ impl DispatchStore for PostgresStore {
         let uid = hook_uid.to_owned();
         async move {
             let session = self.session().await?;
-            if !self.owns(&uid) {
-                return Ok(DueDeliveries::default());
-            }
-            Ok(due::due(&session, &uid, now, &exclude, limit).await?)
+            // Before the read: what another worker sends in between is read under an ownership that has ended.
+            let Some(epoch) = self.ownership.epoch(&uid) else { return Ok(DueDeliveries::default()) };
+            let mut due = due::due(&session, &uid, now, &exclude, limit).await?;
+            due.pending.iter_mut().for_each(|pending| pending.epoch = Some(epoch));
+            Ok(due)
         }
         .boxed()
     }
@@ -59,10 +60,10 @@ impl DispatchStore for PostgresStore {
         let uid = hook_uid.to_owned();
         async move {
             let session = self.session().await?;
-            if !self.owns(&uid) {
-                return Ok(Vec::new());
-            }
-            Ok(due::newest_untried(&session, &uid, now, &exclude, limit).await?)
+            let Some(epoch) = self.ownership.epoch(&uid) else { return Ok(Vec::new()) };
+            let mut pending = due::newest_untried(&session, &uid, now, &exclude, limit).await?;
+            pending.iter_mut().for_each(|pending| pending.epoch = Some(epoch));
+            Ok(pending)
         }
         .boxed()
     }
@@ -179,8 +180,8 @@ impl DispatchStore for PostgresStore {
         self.ownership.in_flight_elsewhere(hook_uid)
     }
 
-    fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq) -> bool {
-        self.ownership.begin_attempt(hook_uid, delivery, Millis::steady())
+    fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq, epoch: Option<i64>) -> bool {
+        self.ownership.begin_attempt(hook_uid, delivery, epoch, Millis::steady())
     }
 
     fn cancel_attempt(&self, delivery: DeliverySeq) {

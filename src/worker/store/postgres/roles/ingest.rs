@@ -12,7 +12,11 @@ use crate::core::time::Millis;
 const MAX_QUEUED: usize = 64 << 20;
 
 impl IngestStore for PostgresStore {
-    fn accept_then(&self, events: Vec<NewEvent>, now: Millis, done: AcceptCallback) {
+    fn accept_then(&self, mut events: Vec<NewEvent>, now: Millis, done: AcceptCallback) {
+        // Before the commit: once it is visible, another worker that owns the hook may send the delivery.
+        for delivery in events.iter_mut().flat_map(|event| &mut event.deliveries) {
+            delivery.epoch = self.ownership.epoch(&delivery.hook.uid);
+        }
         let rows = match events.into_iter().map(EventRow::new).collect::<Result<Vec<_>, _>>() {
             Ok(rows) => rows,
             Err(refused) => return done(Vec::new(), Err(refused)),

@@ -24,6 +24,11 @@ async fn due(store: &PostgresStore) -> Vec<DeliverySeq> {
     due.pending.iter().map(|pending| pending.seq).collect()
 }
 
+/// Begins an attempt of a delivery that the worker has just read.
+fn begin(store: &PostgresStore, uid: &str, delivery: DeliverySeq) -> bool {
+    store.begin_attempt(uid, delivery, store.ownership.epoch(uid))
+}
+
 /// Ends the lease of a worker, as the database sees it.
 fn expire(url: &str, worker: &PostgresStore) {
     let database = url.rsplit('/').next().unwrap();
@@ -86,7 +91,7 @@ async fn every_worker_accepts_and_only_the_owner_sends() {
         assert_eq!(worker.backlog().await.unwrap().len(), usize::from(!seqs.is_empty()));
         assert!(seqs.is_empty() || seqs.len() == 6, "{seqs:?}");
         assert_eq!(worker.owns("uid-x"), !seqs.is_empty());
-        assert_eq!(worker.begin_attempt("uid-x", 1), worker.owns("uid-x"));
+        assert_eq!(begin(&worker, "uid-x", 1), worker.owns("uid-x"));
         owners += usize::from(!seqs.is_empty());
     }
     assert_eq!(owners, 1);
@@ -100,14 +105,14 @@ async fn a_former_owner_settles_nothing() {
     let paused = &workers[0];
     let accepted = paused.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
     let (seq, id) = (seqs_of(&accepted)[0], ids_of(&accepted)[0]);
-    assert!(paused.begin_attempt("uid-x", seq));
+    assert!(begin(paused, "uid-x", seq));
     expire(&url, paused);
     let other = open(&url, "other").await;
     assert_eq!(due(&other).await, [seq]);
     paused.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
     let state = async || other.delivery("shop", id).await.unwrap().unwrap().state;
     assert_eq!(state().await, DeliveryState::Pending);
-    assert!(other.begin_attempt("uid-x", seq));
+    assert!(begin(&other, "uid-x", seq));
     other.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
     assert_eq!(state().await, DeliveryState::Delivered);
 }
@@ -119,7 +124,7 @@ async fn an_attempt_of_an_older_epoch_settles_nothing() {
     let store = &workers[0];
     let accepted = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
     let (seq, id) = (seqs_of(&accepted)[0], ids_of(&accepted)[0]);
-    assert!(store.begin_attempt("uid-x", seq));
+    assert!(begin(&store, "uid-x", seq));
     expire(&url, store);
     let other = open(&url, "other").await;
     other.close().await;
@@ -137,12 +142,12 @@ async fn deliveries_in_flight_stay_with_the_old_owner_in_a_hand_over() {
     let old = &workers[0];
     let accepted = old.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
     let seqs = seqs_of(&accepted);
-    assert!(old.begin_attempt("uid-x", seqs[0]));
+    assert!(begin(&old, "uid-x", seqs[0]));
     let other = open(&url, "other").await;
     other.take_all_from(old).await;
     assert!(!old.owns("uid-x") && other.owns("uid-x"));
     assert_eq!(due(&other).await, [seqs[1]], "the first one is in flight");
-    assert!(!old.begin_attempt("uid-x", seqs[1]));
+    assert!(!begin(&old, "uid-x", seqs[1]));
     old.settle(settled(seqs[0], T0, 503, NextStep::Retry { due: T0 })).await.unwrap();
     assert_eq!(due(&other).await, seqs, "its outcome counts, and now it is the new owner's");
     let attempts = other.delivery("shop", ids_of(&accepted)[0]).await.unwrap().unwrap().attempts;
@@ -160,11 +165,11 @@ async fn deliveries_in_flight_elsewhere_are_counted_until_they_are_settled() {
     let old = &workers[0];
     let events = (0..3).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
     let seqs = seqs_of(&old.accept(events, T0).await.unwrap());
-    assert!(old.begin_attempt("uid-x", seqs[0]) && old.begin_attempt("uid-x", seqs[1]));
+    assert!(begin(&old, "uid-x", seqs[0]) && begin(&old, "uid-x", seqs[1]));
     let other = open(&url, "other").await;
     other.take_all_from(old).await;
     assert_eq!((old.in_flight_elsewhere("uid-x"), other.in_flight_elsewhere("uid-x")), (0, 2));
-    assert!(other.begin_attempt("uid-x", seqs[2]));
+    assert!(begin(&other, "uid-x", seqs[2]));
     let third = open(&url, "third").await;
     third.take_all_from(&other).await;
     assert_eq!(third.in_flight_elsewhere("uid-x"), 3, "of both former owners");
@@ -188,7 +193,7 @@ async fn an_attempt_that_ends_without_an_outcome_after_a_hand_over_frees_its_del
     let (url, workers) = workers(1).await;
     let old = &workers[0];
     let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
-    assert!(old.begin_attempt("uid-x", seqs[0]));
+    assert!(begin(&old, "uid-x", seqs[0]));
     let other = open(&url, "other").await;
     other.take_all_from(old).await;
     assert_eq!(due(&other).await, [0; 0]);
@@ -205,7 +210,7 @@ async fn a_stopping_worker_hands_over_before_its_attempts_end() {
     let old = &workers[0];
     let accepted = old.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
     let seqs = seqs_of(&accepted);
-    assert!(old.begin_attempt("uid-x", seqs[0]));
+    assert!(begin(&old, "uid-x", seqs[0]));
     old.hand_over();
     old.renew().await.unwrap();
     assert_eq!(old.ownership.shards().len(), 256, "there is no other worker");
@@ -236,7 +241,7 @@ async fn a_worker_with_more_load_gives_a_shard_away() {
     let mut attempt = |each: usize| {
         for uid in busy.iter().flat_map(|uid| std::iter::repeat_n(uid, each)) {
             seq += 1;
-            if workers[0].begin_attempt(uid, seq) {
+            if begin(&workers[0], uid, seq) {
                 workers[0].cancel_attempt(seq);
             }
         }
@@ -272,7 +277,7 @@ async fn deliveries_in_flight_are_free_when_the_old_lease_ends() {
     let (url, workers) = workers(1).await;
     let old = &workers[0];
     let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
-    assert!(old.begin_attempt("uid-x", seqs[0]));
+    assert!(begin(&old, "uid-x", seqs[0]));
     let other = open(&url, "other").await;
     other.take_all_from(old).await;
     assert_eq!(due(&other).await, [0; 0]);
