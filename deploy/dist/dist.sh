@@ -83,8 +83,11 @@ sbom() {
     "$cargo" install --quiet --locked --root "$tools" cargo-cyclonedx --version 0.5.9
   fi
   PATH=$PATH:$tools/bin "$cargo" cyclonedx --quiet --format json --spec-version 1.5 --override-filename "hookstream-$version.cdx"
-  # Without the folder in which it was built, so that two builds of one commit are equal.
-  sed "s|path+file://$PWD#||" "hookstream-$version.cdx.json" >"$out/hookstream-$version.cdx.json"
+  # Without the folder in which it was built, so that two builds of one commit are equal. Cargo leaves the name out if the
+  # folder has it.
+  local here
+  here=$(printf %s "$PWD" | sed 's/[]\.*^$|[]/\\&/g')
+  sed "s|path+file://$here#\(hookstream@\)\{0,1\}|hookstream@|g" "hookstream-$version.cdx.json" >"$out/hookstream-$version.cdx.json"
   rm "hookstream-$version.cdx.json"
   say "hookstream-$version.cdx.json"
 }

@@ -10,7 +10,7 @@ use crate::harness::manifests::{event, hook, quick};
 use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 
-const DEAD: usize = 20;
+const DEAD: usize = 100;
 
 /// Ctrl-C ends the wait for a replay and says how to end the replay; a replay that is waited for shows its end.
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +42,7 @@ async fn replay_shows_progress_and_outlives_ctrl_c() {
     };
     let in_terminal = |rate| Terminal::start(&replay(rate), &[("TERM", "xterm")], 100);
     let mut terminal = in_terminal("1");
-    terminal.read_until("/20 replayed, ");
+    terminal.read_until(&format!("/{DEAD} replayed, "));
     terminal.interrupt();
     let text = terminal.read_to_end();
     let hint = "the replay goes on; stop it with: hookstream replays cancel -n default ";
