@@ -76,6 +76,11 @@ impl Leadership {
         (Leadership { lease: Some(lease.clone()) }, LeadershipHandle(lease))
     }
 
+    /// Returns false if this process always leads.
+    pub fn has_election(&self) -> bool {
+        self.lease.is_some()
+    }
+
     /// True while this replica leads. Compares the clock with the end of the lease: a process that was stopped for
     /// longer than its lease must not write when it continues.
     pub fn is_leader(&self) -> bool {
@@ -184,5 +189,6 @@ mod tests {
         drop(handle);
         assert!(!leadership.is_leader(), "without a handle no replica leads");
         assert!(Leadership::always().is_leader());
+        assert!(leadership.has_election() && !Leadership::always().has_election());
     }
 }

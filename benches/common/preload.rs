@@ -210,6 +210,7 @@ fn event(number: usize, hook: Option<&HookId>, now: Millis) -> NewEvent {
 /// Returns a delivery that is due at once and has no gates.
 pub fn delivery_to(hook: &HookId, now: Millis) -> NewDelivery {
     NewDelivery {
+        epoch: None,
         hook: hook.clone(),
         id: uuid::Uuid::now_v7(),
         due: now,

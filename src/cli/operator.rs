@@ -8,8 +8,8 @@ use kube::Config;
 
 use super::failure::{CommandResult, OrFail};
 use super::flags::{
-    ControllerArgs, EgressArgs, LeaseArgs, ListenAddress, OperatorNamespaceArgs, SelectionArgs, WorkerArgs,
-    parse_watch_timeout,
+    ControllerArgs, EgressArgs, LeaseArgs, LeaseNameArgs, ListenAddress, OperatorNamespaceArgs,
+    SelectionArgs, WorkerArgs, parse_watch_timeout,
 };
 use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
@@ -67,6 +67,8 @@ pub struct WorkerOnlyArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
+    lease: LeaseNameArgs,
+    #[command(flatten)]
     worker: WorkerRoleArgs,
 }
 
@@ -115,23 +117,27 @@ struct WorkerRoleArgs {
 }
 
 pub async fn run(args: RunArgs) -> CommandResult {
-    start(args.cluster, Some((args.controller, args.lease)), Some(args.worker)).await
+    let location = args.lease.location.clone();
+    start(args.cluster, location, Some((args.controller, args.lease)), Some(args.worker)).await
 }
 
 pub async fn controller(args: ControllerRoleArgs) -> CommandResult {
-    start(args.cluster, Some((args.controller, args.lease)), None).await
+    let location = args.lease.location.clone();
+    start(args.cluster, location, Some((args.controller, args.lease)), None).await
 }
 
 pub async fn worker(args: WorkerOnlyArgs) -> CommandResult {
-    start(args.cluster, None, Some(args.worker)).await
+    start(args.cluster, args.lease, None, Some(args.worker)).await
 }
 
 async fn start(
     args: ClusterArgs,
+    location: LeaseNameArgs,
     controller: Option<(ControllerArgs, LeaseArgs)>,
     worker: Option<WorkerRoleArgs>,
 ) -> CommandResult {
     args.log.install()?;
+    let lease_location = location.locate(&args.own.operator_namespace, &args.selection);
     let controller = match controller {
         Some((controller, lease)) => {
             Some((controller, lease.options(&args.own.operator_namespace, &args.selection)?))
@@ -169,7 +175,7 @@ async fn start(
             Some(ControllerRole { options, changes, leadership: gained, election: Some(election) })
         }
     };
-    let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership));
+    let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership).with_lease(lease_location));
     let worker = worker.as_ref().map(|w| WorkerRole {
         args: &w.worker,
         data: Some(&w.data),

@@ -192,7 +192,8 @@ pub trait Cluster: Send + Sync + 'static {
 
     /// Returns which replica of the controller leads. Never fails: what cannot be read is unknown.
     fn leader(&self) -> BoxFuture<'_, LeaderReport> {
-        Box::pin(std::future::ready(LeaderReport::NoElection))
+        let message = "this process does not observe the election".to_owned();
+        Box::pin(std::future::ready(LeaderReport::Unknown { message, role: None }))
     }
 
     /// Checks that the caller with this bearer token has the permission.

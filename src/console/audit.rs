@@ -33,6 +33,8 @@ pub struct BulkAction {
     object: String,
     changed: u64,
     failed: u64,
+    /// The ids of the replays that it started. How many deliveries each changes is known when that ends.
+    replays: Vec<String>,
     result: String,
 }
 
@@ -45,6 +47,7 @@ impl BulkAction {
             object: cut(object, MAX_OBJECT).to_owned(),
             changed: 0,
             failed: 0,
+            replays: Vec::new(),
             result: "interrupted".to_owned(),
         }
     }
@@ -52,6 +55,11 @@ impl BulkAction {
     /// Counts deliveries that were changed.
     pub fn add_changed(&mut self, number: u64) {
         self.changed = self.changed.saturating_add(number);
+    }
+
+    /// Names a replay that was started, instead of a count of deliveries. Called once for each state.
+    pub fn add_replay(&mut self, id: String) {
+        self.replays.push(id);
     }
 
     /// Counts a part that failed.
@@ -71,7 +79,12 @@ impl BulkAction {
 
 impl Drop for BulkAction {
     fn drop(&mut self) {
-        let BulkAction { user, action, object, changed, failed, result } = &*self;
-        tracing::info!(target: "hookstream::console::audit", user, action, object, result, changed, failed, "console action");
+        let BulkAction { user, action, object, changed, failed, replays, result } = &*self;
+        if replays.is_empty() {
+            tracing::info!(target: "hookstream::console::audit", user, action, object, result, changed, failed, "console action");
+        } else {
+            let (started, ids) = (replays.len(), replays.join(","));
+            tracing::info!(target: "hookstream::console::audit", user, action, object, result, started, replays = ids, failed, "console action");
+        }
     }
 }

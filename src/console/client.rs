@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::path::Path;
 use super::problem::Problem;
+use crate::worker::AcceptsOlderCounts;
 
 /// The largest response of the API that a page reads, in bytes.
 const MAX_RESPONSE: usize = 64 << 20;
@@ -63,6 +64,7 @@ impl ApiClient {
             .header(CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|_| Problem::new(400, "BadPath", "the address has parts that no request can have"))?;
+        request.extensions_mut().insert(AcceptsOlderCounts);
         if let Some(token) = &self.token {
             let mut value =
                 HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| {

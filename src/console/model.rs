@@ -143,6 +143,12 @@ pub struct DryRun {
     pub is_exact: bool,
 }
 
+/// A replay in bulk that was started.
+#[derive(Debug, Deserialize)]
+pub struct StartedReplay {
+    pub id: String,
+}
+
 /// A part of a cancellation in bulk.
 #[derive(Debug, Deserialize)]
 pub struct Cancellation {

@@ -44,7 +44,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use api::openapi_document;
+pub use api::{AcceptsOlderCounts, openapi_document};
 pub use dispatch::ATTEMPT_OVERHEAD;
 use index::HookIndex;
 pub use ingest::{AllowedOrigin, Disk, HandshakeOrigins, Limits};

@@ -244,6 +244,10 @@ affinity:
 {{ include "hookstream.storeArgs" . | trim }}
 - --listen=:{{ .Values.ports.ingest }}
 - --api-listen=:{{ .Values.ports.api }}
+{{- /* In combined mode it is among the controller's flags. */}}
+{{- if ne .Values.mode "combined" }}
+- --lease-name={{ include "hookstream.leaseName" . }}
+{{- end }}
 {{- if include "hookstream.tlsSecret" . }}
 - --tls-cert=/etc/hookstream/tls/tls.crt
 - --tls-key=/etc/hookstream/tls/tls.key

@@ -7,7 +7,7 @@ use url::Url;
 use super::parse::{parse_class, parse_installation_id, parse_rate, parse_selector, parse_url};
 use crate::api::CLASS_LABEL;
 use crate::cli::failure::{Failure, OrFail};
-use crate::cluster::kubernetes::LeaseOptions;
+use crate::cluster::kubernetes::{LeaseLocation, LeaseOptions};
 use crate::controller;
 use crate::core::bucket::Rate;
 use crate::core::duration;
@@ -82,9 +82,9 @@ impl ControllerArgs {
     }
 }
 
-/// Flags of leader election.
+/// Flags that name the Lease. A worker reads it to show the leader.
 #[derive(clap::Args, Clone, Debug)]
-pub struct LeaseArgs {
+pub struct LeaseNameArgs {
     /// The namespace of the Lease that elects the leader. Default: the operator's own.
     #[arg(long, value_name = "NAMESPACE", env = "HOOKSTREAM_LEASE_NAMESPACE")]
     lease_namespace: Option<String>,
@@ -92,6 +92,13 @@ pub struct LeaseArgs {
     /// hookstream-controller, and with --controller-class NAME hookstream-controller-NAME.
     #[arg(long, value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
     lease_name: Option<String>,
+}
+
+/// Flags of leader election.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LeaseArgs {
+    #[command(flatten)]
+    pub location: LeaseNameArgs,
     /// How long other replicas wait for a leader that stopped renewing.
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_LEASE_DURATION")]
     lease_duration: Duration,
@@ -103,6 +110,16 @@ pub struct LeaseArgs {
     lease_retry_period: Duration,
 }
 
+impl LeaseNameArgs {
+    /// Fills in the defaults.
+    pub fn locate(self, own_namespace: &str, selection: &SelectionArgs) -> LeaseLocation {
+        LeaseLocation {
+            namespace: self.lease_namespace.unwrap_or_else(|| own_namespace.to_owned()),
+            name: self.lease_name.unwrap_or_else(|| selection.default_lease_name()),
+        }
+    }
+}
+
 impl LeaseArgs {
     /// Checks the durations, and fills in the namespace.
     pub fn options(self, own_namespace: &str, selection: &SelectionArgs) -> Result<LeaseOptions, Failure> {
@@ -112,8 +129,7 @@ impl LeaseArgs {
             retry: self.lease_retry_period,
         };
         terms.check().or_fail(|| "--lease-duration, --lease-renew-deadline, --lease-retry-period".into())?;
-        let namespace = self.lease_namespace.unwrap_or_else(|| own_namespace.to_owned());
-        let name = self.lease_name.unwrap_or_else(|| selection.default_lease_name());
+        let LeaseLocation { namespace, name } = self.location.locate(own_namespace, selection);
         Ok(LeaseOptions { namespace, name, terms, by_force: false })
     }
 }
@@ -165,5 +181,19 @@ mod tests {
             select(Some("Blue_1"), Some("a=b,c")),
             expected("hookstream.dev/controller-class=Blue_1,a=b,c", "hookstream-controller-blue-1")
         );
+    }
+
+    #[test]
+    fn worker_and_controller_find_the_same_lease() {
+        let selection =
+            SelectionArgs { controller_class: Some("blue".to_owned()), watch_label_selector: None };
+        let locate = |namespace: Option<&str>, name: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+            let args = LeaseNameArgs { lease_namespace: owned(namespace), lease_name: owned(name) };
+            let LeaseLocation { namespace, name } = args.locate("home", &selection);
+            format!("{namespace}/{name}")
+        };
+        assert_eq!(locate(None, None), "home/hookstream-controller-blue");
+        assert_eq!(locate(Some("other"), Some("mine")), "other/mine");
     }
 }

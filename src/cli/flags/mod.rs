@@ -9,7 +9,7 @@ mod store;
 mod traces;
 mod worker;
 
-pub use controller::{ControllerArgs, LeaseArgs, SelectionArgs};
+pub use controller::{ControllerArgs, LeaseArgs, LeaseNameArgs, SelectionArgs};
 pub use egress::EgressArgs;
 pub use listen::ListenAddress;
 pub use operator_namespace::OperatorNamespaceArgs;

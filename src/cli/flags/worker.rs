@@ -86,7 +86,8 @@ pub struct WorkerArgs {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL", env = "HOOKSTREAM_CONSOLE")]
     pub console: bool,
     /// Networks or addresses of load balancers and proxies in front of both ports. While a port is almost full, it limits the
-    /// connections of each other address. Loopback addresses need not be listed.
+    /// connections of each other address; for this, loopback addresses need not be listed. A listed address is believed about
+    /// its clients (X-Forwarded-For), for the console's log-in limit: list only proxies that append to that header.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_network, env = "HOOKSTREAM_TRUSTED_PROXIES")]
     pub trusted_proxies: Vec<IpNet>,
     /// The senders whose webhook handshake (OPTIONS with WebHook-Request-Origin, CloudEvents) is granted, such as

@@ -6,10 +6,9 @@ use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 
 use crate::cli::kubeconfig::ApiServer;
+use crate::cluster::LeaderReport;
+use crate::cluster::kubernetes::read_leader;
 use crate::core::time::Millis;
-
-/// The clocks of this machine and of the leader may differ by this time, in milliseconds.
-const LEEWAY: i64 = 30_000;
 
 /// The leader, as far as it can be found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,17 +29,14 @@ impl Leader {
     }
 
     fn of(lease: &Lease, now: Millis) -> Leader {
-        let name = lease.name_any();
-        let spec = lease.spec.clone().unwrap_or_default();
-        let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else {
-            return Leader::none(format!("no controller holds the Lease {name}"));
-        };
-        let seconds = i64::from(spec.lease_duration_seconds.unwrap_or_default());
-        let expires = spec.renew_time.map(|time| time.0.as_millisecond() + seconds * 1000 + LEEWAY);
-        if expires.is_some_and(|expires| expires < now.0) {
-            return Leader::none(format!("{holder} no longer renews the Lease {name}"));
+        match read_leader(lease, now) {
+            LeaderReport::Leads { holder, .. } => {
+                Leader { holder: Some(holder), problem: None, is_unknown: false }
+            }
+            LeaderReport::None { message } => Leader::none(message),
+            LeaderReport::Unknown { message, .. } => Leader { is_unknown: true, ..Leader::none(message) },
+            LeaderReport::NoElection => Leader { is_unknown: true, holder: None, problem: None },
         }
-        Leader { holder: Some(holder), problem: None, is_unknown: false }
     }
 
     fn none(problem: String) -> Leader {

@@ -10,8 +10,8 @@ use subtle::ConstantTimeEq;
 use super::file_cluster::{FileCluster, Inner};
 use super::objects::object_uid;
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectKey, Permission,
-    WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, LeaderReport, Metadata, ObjectKey,
+    Permission, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -92,6 +92,21 @@ impl Cluster for FileCluster {
                 tracing::info!(object = %target.key, kind, reason = note.reason, "{}", note.message);
             }
         })
+    }
+
+    fn leader(&self) -> BoxFuture<'_, LeaderReport> {
+        let report = match (self.leadership.has_election(), self.leadership.is_leader()) {
+            (false, _) => LeaderReport::NoElection,
+            (true, true) => LeaderReport::Leads {
+                holder: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+                since: None,
+            },
+            (true, false) => LeaderReport::Unknown {
+                message: "another standalone leads, or none does".to_owned(),
+                role: None,
+            },
+        };
+        Box::pin(std::future::ready(report))
     }
 
     fn publishes_to_log(&self) -> bool {

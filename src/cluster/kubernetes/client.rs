@@ -16,7 +16,7 @@ use super::data_cache::DataCache;
 use super::events::EventPublisher;
 use super::foreign_status::removal_patch;
 use super::key_ring::{KeyRingCache, KeyRingRights};
-use super::leader::find_leader;
+use super::leader::{LeaseLocation, find_leader};
 use super::own_writes::OwnWrites;
 use crate::api::{API_VERSION, FINALIZER, bound_status};
 use crate::cluster::{
@@ -63,6 +63,8 @@ pub struct Kubernetes {
     operator_namespace: String,
     /// Checked before each of the controller's writes. The worker's writes need no leadership.
     leadership: Leadership,
+    /// None: this process does not show which replica leads.
+    lease: Option<LeaseLocation>,
     /// The controller's writes that the watch has not delivered yet.
     own_writes: OwnWrites,
     events: Arc<EventPublisher>,
@@ -86,8 +88,15 @@ impl Kubernetes {
             events: EventPublisher::new(client.clone(), leadership.clone()),
             client,
             leadership,
+            lease: None,
             own_writes: OwnWrites::default(),
         }
+    }
+
+    /// Sets the Lease that shows which replica of the controller leads.
+    #[must_use]
+    pub fn with_lease(self, lease: LeaseLocation) -> Self {
+        Kubernetes { lease: Some(lease), ..self }
     }
 
     /// Publishes Events in the background while the returned future runs, so that no reconcile waits for them.
@@ -369,7 +378,12 @@ impl Cluster for Kubernetes {
     }
 
     fn leader(&self) -> BoxFuture<'_, LeaderReport> {
-        Box::pin(find_leader(&self.client, &self.operator_namespace))
+        Box::pin(async move {
+            match &self.lease {
+                Some(lease) => find_leader(&self.client, lease).await,
+                None => LeaderReport::Unknown { message: "no Lease was named".to_owned(), role: None },
+            }
+        })
     }
 
     fn authorize<'a>(

@@ -3,26 +3,31 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use crate::cluster::LeaderReport;
 use crate::core::time::Millis;
 
-/// The role of the chart that may list Leases, without the release's prefix.
+/// The role of the chart that may read the Lease, without the release's prefix.
 const LEASE_ROLE: &str = "lease-read";
 /// How long the API server may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The clocks of this machine and of the leader may differ by this time, in milliseconds.
 const LEEWAY: i64 = 30_000;
-/// A part of the name of every Lease of a controller.
-const NAME_PART: &str = "hookstream";
 
-/// Reads the Leases of the operator's namespace: their names depend on the flags of the controller, which a worker does not have.
-pub(super) async fn find_leader(client: &Client, namespace: &str) -> LeaderReport {
+/// The Lease that elects the leader of the controllers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseLocation {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Reads the Lease of this name alone: those of other releases, and of former ones, say nothing about this one.
+pub(super) async fn find_leader(client: &Client, location: &LeaseLocation) -> LeaderReport {
+    let LeaseLocation { namespace, name } = location;
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let unknown = |message: &str, role| LeaderReport::Unknown { message: message.to_owned(), role };
-    match tokio::time::timeout(TIMEOUT, leases.list(&ListParams::default())).await {
+    match tokio::time::timeout(TIMEOUT, leases.get_opt(name)).await {
         Err(_) => unknown("the API server does not answer", None),
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             unknown("the worker may not read the Lease", Some(LEASE_ROLE))
@@ -32,21 +37,13 @@ pub(super) async fn find_leader(client: &Client, namespace: &str) -> LeaderRepor
             tracing::debug!(%error, "reading the lease failed");
             unknown("the Lease cannot be read", None)
         }
-        Ok(Ok(found)) => choose(&found.items, Millis::wall()),
+        Ok(Ok(Some(lease))) => read_leader(&lease, Millis::wall()),
+        Ok(Ok(None)) => LeaderReport::None { message: format!("there is no Lease {name} in {namespace}") },
     }
 }
 
-/// Returns the leader of several Leases: a problem of one is reported first.
-fn choose(leases: &[Lease], now: Millis) -> LeaderReport {
-    let ours = leases.iter().filter(|lease| lease.name_any().contains(NAME_PART));
-    let reports: Vec<LeaderReport> = ours.map(|lease| report(lease, now)).collect();
-    let problem = reports.iter().find(|report| matches!(report, LeaderReport::None { .. }));
-    problem.or(reports.first()).cloned().unwrap_or_else(|| LeaderReport::None {
-        message: format!("no Lease of the operator's namespace has {NAME_PART} in its name"),
-    })
-}
-
-fn report(lease: &Lease, now: Millis) -> LeaderReport {
+/// Returns the leader that a Lease names: `Leads`, or `None` if it is released or has expired.
+pub fn read_leader(lease: &Lease, now: Millis) -> LeaderReport {
     let name = lease.name_any();
     let spec = lease.spec.clone().unwrap_or_default();
     let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else {
@@ -66,8 +63,8 @@ mod tests {
 
     #[test]
     fn expired_or_released_lease_has_no_leader() {
-        let lease = |name: &str, holder: &str, renewed: &str| -> Lease {
-            serde_json::from_value(serde_json::json!({"metadata": {"name": name},
+        let lease = |holder: &str, renewed: &str| -> Lease {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "hookstream-controller"},
                 "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed,
                     "acquireTime": "2026-11-22T06:00:00.000000Z"}}))
             .unwrap()
@@ -75,20 +72,13 @@ mod tests {
         let now = Millis::parse("2026-11-22T06:43:22Z").unwrap();
         let (present, old) = ("2026-11-22T06:43:20.000000Z", "2026-11-22T06:40:20.000000Z");
         let leads = LeaderReport::Leads { holder: "a".into(), since: Millis::parse("2026-11-22T06:00:00Z") };
-        let own = lease("hookstream-controller", "a", present);
-        assert_eq!(choose(&[lease("other", "b", old), own.clone()], now), leads);
-        for (leases, problem) in [
-            (vec![], "no Lease of the operator's namespace has hookstream in its name"),
-            (
-                vec![own.clone(), lease("hookstream-controller-b", "", present)],
-                "no controller holds the Lease hookstream-controller-b",
-            ),
-            (
-                vec![lease("hookstream-controller", "a", old)],
-                "a no longer renews the Lease hookstream-controller",
-            ),
+        assert_eq!(read_leader(&lease("a", present), now), leads);
+        for (holder, renewed, problem) in [
+            ("", present, "no controller holds the Lease hookstream-controller"),
+            ("a", old, "a no longer renews the Lease hookstream-controller"),
         ] {
-            assert_eq!(choose(&leases, now), LeaderReport::None { message: problem.to_owned() });
+            let none = LeaderReport::None { message: problem.to_owned() };
+            assert_eq!(read_leader(&lease(holder, renewed), now), none);
         }
     }
 }

@@ -22,6 +22,7 @@ mod watch_restart;
 pub use api_config::ApiConfig;
 pub use api_server::api_resource;
 pub use client::{Kubernetes, KubernetesOptions};
+pub use leader::{LeaseLocation, read_leader};
 pub use lease::{LeaderElection, LeaseOptions};
 pub use watch::{ClusterWatch, watch};
 pub use watch_liveness::{WatchLiveness, WatchLivenessLayer};

@@ -88,7 +88,8 @@ export function followChanges(enhance) {
   document.addEventListener("focusout", showWaiting);
   // A selection that was cleared.
   content.addEventListener("change", showWaiting);
-  document.addEventListener("pointerdown", () => { isPointerDown = true; });
+  // Of other buttons the end is not always reported: a context menu takes it.
+  document.addEventListener("pointerdown", (event) => { if (event.button === 0) isPointerDown = true; });
   for (const end of ["pointerup", "pointercancel", "blur"]) {
     // After the click, whose target must still be there.
     window.addEventListener(end, () => setTimeout(() => { isPointerDown = false; showWaiting(); }, 0));

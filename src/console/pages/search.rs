@@ -59,6 +59,8 @@ struct Hits {
     with_data: bool,
     /// When the oldest examined event was accepted. None: all events were examined, or it is unknown.
     examined_back_to: Option<String>,
+    /// True if the search of a longer part of the text ended early.
+    is_after_unfinished: bool,
     hooks: Vec<Hook>,
 }
 
@@ -80,38 +82,47 @@ async fn find(request: &PageRequest) -> Result<Found, Problem> {
         return Ok(Found::Page(scope.page("events")));
     }
     let candidates = candidates(text);
-    for text in &candidates {
-        if let Some(path) = find_exact(request, text).await? {
-            return Ok(Found::Page(path));
-        }
+    if let Some(path) = find_exact(request, text).await? {
+        return Ok(Found::Page(path));
     }
     // At the same time: on a large store each takes as long as one list may.
     let found = try_join_all(candidates.iter().map(|text| find_text(request, text))).await?;
-    let is_complete = found.iter().all(|hits| hits.events.next.is_none());
-    let mut nothing = None;
-    for hits in found {
+    let (mut nothing, mut unfinished) = (None, None);
+    for (at, mut hits) in found.into_iter().enumerate() {
+        // A part of the text counts only if nothing has more of it.
+        if at > 0
+            && let Some(path) = find_exact(request, &hits.text).await?
+        {
+            return Ok(Found::Page(path));
+        }
+        hits.is_after_unfinished = unfinished.is_some();
         if !hits.is_empty() {
             return Ok(open_only_result(hits));
         }
-        nothing.get_or_insert(hits);
+        // What ended early can be continued: it does not show that there is nothing.
+        match hits.events.next {
+            Some(_) => unfinished.get_or_insert(hits),
+            None => nothing.get_or_insert(hits),
+        };
     }
     // A search of all events found nothing, so the store is small enough to search it for names too.
-    if is_complete {
+    if unfinished.is_none() {
         for text in &candidates {
             if let Some(path) = find_name(request, text).await? {
                 return Ok(Found::Page(path));
             }
         }
     }
-    let Some(mut nothing) = nothing else { return Ok(Found::Page(scope.page("events"))) };
+    let Some(mut nothing) = unfinished.or(nothing) else { return Ok(Found::Page(scope.page("events"))) };
     nothing.examined_back_to = examined_back_to(request, nothing.events.next.as_deref()).await;
     Ok(Found::Results(Box::new(nothing)))
 }
 
 fn open_only_result(hits: Hits) -> Found {
+    let is_complete = hits.events.next.is_none() && !hits.is_after_unfinished;
     match (hits.events.items.as_slice(), hits.hooks.as_slice()) {
-        ([only], []) if hits.events.next.is_none() => Found::Page(link(only)),
-        ([], [only]) if hits.events.next.is_none() => Found::Page(hook_page(only)),
+        ([only], []) if is_complete => Found::Page(link(only)),
+        ([], [only]) if is_complete => Found::Page(hook_page(only)),
         _ => Found::Results(Box::new(hits)),
     }
 }
@@ -167,7 +178,14 @@ async fn find_text(request: &PageRequest, text: &str) -> Result<Hits, Problem> {
         }
         false => Vec::new(),
     };
-    Ok(Hits { text: text.to_owned(), events, with_data, examined_back_to: None, hooks })
+    Ok(Hits {
+        text: text.to_owned(),
+        events,
+        with_data,
+        examined_back_to: None,
+        is_after_unfinished: false,
+        hooks,
+    })
 }
 
 /// Returns the hooks of this name if there are any: other names that contain it are another's.
@@ -228,7 +246,12 @@ fn results(request: &PageRequest, hits: &Hits, rights: &Rights) -> Page {
             }
             @if !hits.with_data { (hint(rights, "Searching the data of events", Right::Payload)) }
         } @else {
-            @if used != text { p.hint { "Nothing has the whole text. These have “" (used) "”." } }
+            @if used != text {
+                p.hint {
+                    @if hits.is_after_unfinished { "Nothing with the whole text was found so far" } @else { "Nothing has the whole text" }
+                    ". These have “" (used) "”."
+                }
+            }
             @if !hooks.is_empty() {
                 section.card aria-labelledby="hooks" { h2 #hooks { "Hooks" } (hooks::table(hooks, &request.scope)) }
             }

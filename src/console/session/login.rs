@@ -99,8 +99,9 @@ async fn create_session(
     }
     let session = open_session(console, form.get("token"), now).await;
     let session = session.inspect_err(|problem| audit::record_failed_login(&shown_client(), problem))?;
-    let (value, max_age) = (session.seal(keys.newest()?), session.expires.since(now).as_secs());
-    let value = value.map_err(|error| seal_problem(&error))?;
+    let sealed = keys.newest().and_then(|key| session.seal(key).map_err(|error| seal_problem(&error)));
+    let value = sealed.inspect_err(|problem| audit::record_failed_login(&shown_client(), problem))?;
+    let max_age = session.expires.since(now).as_secs();
     audit::record(&Caller::Session(session), "log-in", ROOT, "done");
     cookie(&value, max_age, console.is_tls || is_behind_tls(headers))
 }

@@ -93,10 +93,12 @@ pub fn client_address(peer: Option<ClientAddress>, headers: &HeaderMap, trusted:
     if !is_trusted(peer.address) {
         return Some(peer.address).filter(|_| !peer.is_shared);
     }
-    let values = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+    // Bytes: a value with one that is no ASCII must not vanish together with the address that a proxy added to it.
+    let values = headers.get_all(FORWARDED_FOR).iter().map(http::HeaderValue::as_bytes);
+    let hops: Vec<&[u8]> = values.flat_map(|value| value.split(|byte| *byte == b',')).collect();
     for hop in hops.iter().rev().take(MAX_HOPS) {
         // What is no address may come from the client: nothing before it counts.
+        let hop = std::str::from_utf8(hop).ok()?.trim();
         let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
         let address = hop.parse::<IpAddr>().or_else(|_| with_port()).ok()?;
         if !is_trusted(address) {
@@ -152,27 +154,32 @@ mod tests {
     #[test]
     fn client_behind_a_trusted_proxy_is_the_forwarded_address() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()];
-        let of = |peer: &str, is_shared, forwarded: &[&str]| {
+        let of = |peer: &str, is_shared, forwarded: &[&[u8]]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {
-                headers.append(FORWARDED_FOR, value.parse().unwrap());
+                headers.append(FORWARDED_FOR, http::HeaderValue::from_bytes(value).unwrap());
             }
             let peer = ClientAddress { address: peer.parse().unwrap(), is_shared };
             client_address(Some(peer), &headers, &trusted)
         };
         for (peer, is_shared, forwarded, want) in [
-            ("192.0.2.1", false, &["198.51.100.7"][..], address("192.0.2.1")),
-            ("127.0.0.1", true, &["198.51.100.7"], None),
+            ("192.0.2.1", false, &[&b"198.51.100.7"[..]][..], address("192.0.2.1")),
+            ("127.0.0.1", true, &[b"198.51.100.7"], None),
             ("10.0.0.1", true, &[], None),
-            ("10.0.0.1", true, &["198.51.100.7"], address("198.51.100.7")),
-            ("10.0.0.1", true, &["198.51.100.7:4711"], address("198.51.100.7")),
+            ("10.0.0.1", true, &[b"198.51.100.7"], address("198.51.100.7")),
+            ("10.0.0.1", true, &[b"198.51.100.7:4711"], address("198.51.100.7")),
             // What the client sent stands before what the proxies added.
-            ("10.0.0.1", true, &["203.0.113.9, 198.51.100.7, 10.0.0.2"], address("198.51.100.7")),
-            ("10.0.0.1", true, &["203.0.113.9", "198.51.100.7"], address("198.51.100.7")),
-            ("::ffff:10.0.0.1", true, &["2001:db8:1::5", "::ffff:10.9.9.9"], None),
-            ("10.0.0.1", true, &["198.51.100.7, unknown"], None),
+            ("10.0.0.1", true, &[b"203.0.113.9, 198.51.100.7, 10.0.0.2"], address("198.51.100.7")),
+            ("10.0.0.1", true, &[b"203.0.113.9", b"198.51.100.7"], address("198.51.100.7")),
+            ("::ffff:10.0.0.1", true, &[b"2001:db8:1::5", b"::ffff:10.9.9.9"], None),
+            ("10.0.0.1", true, &[b"198.51.100.7, unknown"], None),
+            // A byte that is no ASCII hides neither the client nor what a proxy added.
+            ("10.0.0.1", true, &[b"\xff, 198.51.100.7"], address("198.51.100.7")),
+            ("10.0.0.1", true, &[b"203.0.113.9", b"\xff, 198.51.100.7"], address("198.51.100.7")),
+            ("10.0.0.1", true, &[b"203.0.113.9", b"\xff"], None),
         ] {
-            assert_eq!(of(peer, is_shared, forwarded), want, "{peer} {forwarded:?}");
+            let shown: Vec<_> = forwarded.iter().map(|value| value.escape_ascii().to_string()).collect();
+            assert_eq!(of(peer, is_shared, forwarded), want, "{peer} {shown:?}");
         }
         assert_eq!(client_address(None, &HeaderMap::new(), &trusted), None);
     }

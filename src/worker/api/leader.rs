@@ -12,9 +12,11 @@ use crate::core::time::Millis;
 
 /// How long a report is shared.
 const MAX_AGE: Duration = Duration::from_secs(5);
+/// The age up to which a response shows a report while the next one is read.
+const MAX_SHOWN_AGE: Duration = Duration::from_secs(60);
 /// How long a response waits for a new report, if there is an older one.
 const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(20);
-/// How long the first response waits.
+/// How long a response waits otherwise.
 const MAX_FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Reads the leader, at most once in `MAX_AGE`.
@@ -42,14 +44,20 @@ pub struct LeaderResponse {
 }
 
 impl LeaderCache {
-    /// Returns the leader. The report is at most some seconds old, unless the API server does not answer.
+    /// Returns the leader. The report is at most `MAX_AGE` old, or `MAX_SHOWN_AGE` if the API server does not answer at once.
+    /// Without such a report the leader is unknown.
     pub async fn read(&self, cluster: &Arc<dyn Cluster>) -> LeaderReport {
-        if let Some(report) = self.fresh() {
+        let cluster = cluster.clone();
+        self.read_with(async move { cluster.leader().await }).await
+    }
+
+    async fn read_with(&self, read: impl Future<Output = LeaderReport> + Send + 'static) -> LeaderReport {
+        if let Some(report) = self.last(MAX_AGE) {
             return report;
         }
-        let (cluster, last, reading) = (cluster.clone(), self.last.clone(), self.reading.clone());
+        let (last, reading) = (self.last.clone(), self.reading.clone());
         // In a separate task, which goes on when this request has its answer. Concurrent requests share the read.
-        let read = tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             let asked = Instant::now();
             let _guard = reading.lock().await;
             if let Some((at, report)) = &*last.lock()
@@ -57,22 +65,22 @@ impl LeaderCache {
             {
                 return report.clone();
             }
-            let report = cluster.leader().await;
+            let report = read.await;
             *last.lock() = Some((Instant::now(), report.clone()));
             report
         });
-        let older = self.last.lock().as_ref().map(|(_, report)| report.clone());
+        let older = self.last(MAX_SHOWN_AGE);
         let wait = if older.is_some() { MAX_RENEWAL_WAIT } else { MAX_FIRST_WAIT };
         let unknown = || LeaderReport::Unknown { message: "the Lease is being read".to_owned(), role: None };
-        match tokio::time::timeout(wait, read).await {
+        match tokio::time::timeout(wait, reading).await {
             Ok(Ok(report)) => report,
             _ => older.unwrap_or_else(unknown),
         }
     }
 
-    fn fresh(&self) -> Option<LeaderReport> {
+    fn last(&self, max_age: Duration) -> Option<LeaderReport> {
         let last = self.last.lock();
-        last.as_ref().filter(|(at, _)| at.elapsed() < MAX_AGE).map(|(_, report)| report.clone())
+        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, report)| report.clone())
     }
 }
 
@@ -89,5 +97,25 @@ impl From<LeaderReport> for LeaderResponse {
                 LeaderResponse { message: Some(message), role, ..state("unknown") }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn report_of_an_earlier_minute_is_not_shown() {
+        let leads = LeaderReport::Leads { holder: "a".to_owned(), since: None };
+        for (age, is_shown) in [(1, true), (30, true), (61, false)] {
+            let cache = LeaderCache::default();
+            let at = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
+            *cache.last.lock() = Some((at, leads.clone()));
+            let report = cache.read_with(std::future::pending()).await;
+            assert_eq!(report == leads, is_shown, "{age} s: {report:?}");
+        }
+        let cache = LeaderCache::default();
+        let read = leads.clone();
+        assert_eq!(cache.read_with(async move { read }).await, leads);
     }
 }

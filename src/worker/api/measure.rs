@@ -14,7 +14,7 @@ use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreSta
 
 /// How long a measurement is shared.
 const MAX_AGE: Duration = Duration::from_secs(2);
-/// The age up to which lists show a measurement while the next one is made.
+/// The age up to which lists and the console show a measurement while the next one is made.
 const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
 /// How long a list waits for the first measurement.
 const MAX_LIST_WAIT: Duration = Duration::from_millis(60);
@@ -34,10 +34,22 @@ pub struct StatusSources {
     store: Arc<dyn Store>,
     pub disk: Arc<Disk>,
     pub leader: LeaderCache,
+    shared: Shared,
+}
+
+/// The last measurement and the last failure of one.
+#[derive(Default)]
+struct Shared {
     last: Mutex<Option<(Instant, Arc<StoreMeasurement>)>>,
+    failure: Mutex<Option<(Instant, StoreError)>>,
     /// Held while the store is measured.
     measuring: tokio::sync::Mutex<()>,
 }
+
+/// A request extension of the console, whose overview must not wait for thousands of backlogs: the counts of a status may be
+/// up to `MAX_LISTED_AGE` old. Clients over the network cannot set it.
+#[derive(Clone, Copy)]
+pub struct AcceptsOlderCounts;
 
 /// The backlogs and dead letters of the store.
 #[derive(Default)]
@@ -66,32 +78,17 @@ impl StoreMeasurement {
 
 impl StatusSources {
     pub fn new(store: Arc<dyn Store>, disk: Arc<Disk>) -> Arc<Self> {
-        Arc::new(StatusSources {
-            store,
-            disk,
-            leader: LeaderCache::default(),
-            last: Mutex::default(),
-            measuring: tokio::sync::Mutex::default(),
-        })
+        Arc::new(StatusSources { store, disk, leader: LeaderCache::default(), shared: Shared::default() })
     }
 
     /// Returns the last measurement, or a new one if it is too old. Concurrent callers share it.
     pub async fn measure(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
-        if let Some(measured) = self.last(MAX_AGE) {
-            return Ok(measured);
-        }
-        let _guard = self.measuring.lock().await;
-        if let Some(measured) = self.last(MAX_AGE) {
-            return Ok(measured);
-        }
-        let measured = Arc::new(self.measure_now().await?);
-        *self.last.lock() = Some((Instant::now(), measured.clone()));
-        Ok(measured)
+        self.shared.get(self.measure_now()).await
     }
 
     /// Returns a new measurement, or the last one if the new one takes long: with thousands of backlogs it takes seconds.
     pub async fn measure_soon(self: &Arc<Self>) -> Result<Arc<StoreMeasurement>, StoreError> {
-        if let Some(measured) = self.last(MAX_AGE) {
+        if let Some(measured) = self.shared.last(MAX_AGE) {
             return Ok(measured);
         }
         let sources = self.clone();
@@ -99,7 +96,7 @@ impl StatusSources {
         let mut measuring = tokio::spawn(async move { sources.measure().await });
         let measured = match tokio::time::timeout(MAX_RENEWAL_WAIT, &mut measuring).await {
             Ok(measured) => measured,
-            Err(_) => match self.last(MAX_LISTED_AGE) {
+            Err(_) => match self.shared.last(MAX_LISTED_AGE) {
                 Some(measured) => return Ok(measured),
                 None => measuring.await,
             },
@@ -110,21 +107,16 @@ impl StatusSources {
     /// Returns the last measurement, even if it is some seconds old, and starts a new one then: a list must not wait for
     /// thousands of backlogs. None: there is none yet, or the store does not answer.
     pub async fn measure_for_list(self: &Arc<Self>) -> Option<Arc<StoreMeasurement>> {
-        if let Some(measured) = self.last(MAX_AGE) {
+        if let Some(measured) = self.shared.last(MAX_AGE) {
             return Some(measured);
         }
         let sources = self.clone();
         // In a separate task, which goes on when this request has its answer.
         let measuring = tokio::spawn(async move { sources.measure().await });
-        if let Some(measured) = self.last(MAX_LISTED_AGE) {
+        if let Some(measured) = self.shared.last(MAX_LISTED_AGE) {
             return Some(measured);
         }
         tokio::time::timeout(MAX_LIST_WAIT, measuring).await.ok()?.ok()?.ok()
-    }
-
-    fn last(&self, max_age: Duration) -> Option<Arc<StoreMeasurement>> {
-        let last = self.last.lock();
-        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, measured)| measured.clone())
     }
 
     async fn measure_now(&self) -> Result<StoreMeasurement, StoreError> {
@@ -145,9 +137,68 @@ impl StatusSources {
     }
 }
 
+impl Shared {
+    /// Returns the last measurement, or a new one if it is too old. Callers that began to wait before a measurement failed get
+    /// its failure: one after the other, they would wait longer than their clients do.
+    async fn get(
+        &self,
+        measure: impl Future<Output = Result<StoreMeasurement, StoreError>>,
+    ) -> Result<Arc<StoreMeasurement>, StoreError> {
+        let asked = Instant::now();
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Ok(measured);
+        }
+        let _guard = self.measuring.lock().await;
+        if let Some(measured) = self.last(MAX_AGE) {
+            return Ok(measured);
+        }
+        if let Some((at, failure)) = &*self.failure.lock()
+            && *at >= asked
+        {
+            return Err(failure.clone());
+        }
+        match measure.await {
+            Ok(measured) => {
+                let measured = Arc::new(measured);
+                *self.last.lock() = Some((Instant::now(), measured.clone()));
+                Ok(measured)
+            }
+            Err(failure) => {
+                *self.failure.lock() = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    fn last(&self, max_age: Duration) -> Option<Arc<StoreMeasurement>> {
+        let last = self.last.lock();
+        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, measured)| measured.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[tokio::test]
+    async fn concurrent_callers_share_a_failed_measurement() {
+        let (shared, measured) = (Shared::default(), AtomicUsize::new(0));
+        let failing = || async {
+            measured.fetch_add(1, Ordering::Relaxed);
+            // All callers wait before it fails.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            Err(StoreError::Busy)
+        };
+        let found = futures::future::join_all((0..8).map(|_| shared.get(failing()))).await;
+        assert!(found.iter().all(Result::is_err));
+        assert_eq!(measured.load(Ordering::Relaxed), 1);
+        // A later caller tries again.
+        assert!(shared.get(async { Ok(StoreMeasurement::default()) }).await.is_ok());
+    }
 
     #[test]
     fn backlog_of_a_hook_is_unknown_only_if_it_was_not_measured() {

@@ -47,7 +47,7 @@ use axum::response::Response;
 use super::local_access::{LocalAccess, protect};
 use super::problem::HttpProblem;
 use crate::metrics::Metrics;
-pub use measure::StatusSources;
+pub use measure::{AcceptsOlderCounts, StatusSources};
 pub use routes::openapi_document;
 pub use state::ApiState;
 

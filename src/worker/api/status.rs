@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use http::{HeaderMap, Uri};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use strum::IntoEnumIterator;
 
 use super::leader::LeaderResponse;
-use super::measure::StoreMeasurement;
+use super::measure::{AcceptsOlderCounts, StoreMeasurement};
 use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness, ready_of};
 use super::routes::VersionSchema;
 use super::scope::ListScope;
@@ -118,12 +118,17 @@ struct MemoryResponse {
 pub async fn show(
     State(api): State<Arc<ApiState>>,
     ListScope(scope): ListScope,
+    older: Option<Extension<AcceptsOlderCounts>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<StatusResponse>, HttpProblem> {
     api.authorize_list(&headers, Permission::new(&scope, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
-    let measured = api.status.measure_soon().await.map_err(|error| store_problem(&error))?;
+    let measured = match older {
+        Some(_) => api.status.measure_soon().await,
+        None => api.status.measure().await,
+    };
+    let measured = measured.map_err(|error| store_problem(&error))?;
     let namespace = Some(scope.clone()).filter(|scope| scope != ALL_NAMESPACES);
     let leader = api.status.leader.read(&api.cluster).await;
     listing::build(&scope, move || build_status(&api, &measured, leader, namespace)).await.map(Json)

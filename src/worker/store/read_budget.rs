@@ -15,7 +15,7 @@ pub(super) struct ReadBudget {
 }
 
 impl ReadBudget {
-    /// The budget of a list. A page of the console must be there within 100 ms, with all that it reads.
+    /// The budget of a list. A page of the console reads several, and its user waits for all of them.
     pub(super) fn of_list() -> Self {
         // Tests compare complete lists, on machines of any speed.
         ReadBudget { rows: 10_000, time: Duration::from_millis(if cfg!(test) { 60_000 } else { 50 }) }

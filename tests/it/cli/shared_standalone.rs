@@ -115,6 +115,15 @@ async fn two_standalones_without_data_act_as_one() {
     other.process().wait_for_line(|line| line.contains("another process leads"), DEADLINE).await;
     let hooks = kong.wait_for_hooks(1).await;
     wait_for_reconciles(&one).await;
+    // Neither says that there is no election.
+    for (process, expected) in [(&one, "leads"), (&other, "unknown")] {
+        eventually(DEADLINE, "the leader", async || {
+            let url = format!("http://{}/v1/status", process.api);
+            let (_, status) = answer(process.client.get(&url)).await;
+            if status["leader"]["state"] == expected { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
+    }
 
     // The follower sees what the leader wrote.
     eventually(DEADLINE, "the same status of both", async || {

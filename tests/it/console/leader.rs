@@ -37,6 +37,10 @@ async fn overview_shows_the_leader_or_the_role_that_may_read_it() {
     .to_string();
     let patch = ["patch", "lease", "hookstream-controller", "--type=merge", "-p", &lease];
     worker.namespace.kubectl(&patch).await.unwrap();
+    // The Lease of a former release.
+    let former = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "hookstream-former"},
+        "spec": {"holderIdentity": "gone", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}});
+    worker.namespace.apply(&former.to_string()).await.unwrap();
     let page = leader("the leader", &|leader| leader["state"] == "leads").await;
     assert!(page.contains(">controller-0</span> since <time"), "{page}");
 

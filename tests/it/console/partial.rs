@@ -156,7 +156,7 @@ async fn cancellation_that_fails_later_shows_and_records_its_finished_part() {
 async fn replay_of_several_states_shows_the_started_ones_when_one_fails() {
     let replay = |Json(body): Json<Value>| async move {
         match body["state"].as_str() {
-            Some("dead") => Json(json!({})).into_response(),
+            Some("dead") => Json(json!({"id": "r-1"})).into_response(),
             _ => busy(),
         }
     };
@@ -173,6 +173,9 @@ async fn replay_of_several_states_shows_the_started_ones_when_one_fails() {
     );
     let actions = log.actions();
     assert_eq!((actions.len(), &actions[1]["result"]), (2, &json!("Busy")), "{actions:?}");
+    // How many deliveries a replay changes is known when that ends: its id leads there.
+    let end = (&actions[1]["started"], &actions[1]["replays"], &actions[1]["changed"]);
+    assert_eq!(end, (&json!(1), &json!("r-1"), &Value::Null), "{actions:?}");
 }
 
 #[tokio::test]
@@ -194,4 +197,78 @@ async fn search_that_ended_early_says_how_far_it_looked() {
     assert!(page.contains("Nothing found so far") && page.contains("2026-11-22 06:00:00 UTC"), "{page}");
     assert!(page.contains("continue=older") && page.contains("Search older events"), "{page}");
     assert!(!page.contains("No event has this text"), "{page}");
+}
+
+#[tokio::test]
+async fn count_that_ended_early_does_not_say_that_nothing_matches() {
+    for (is_exact, says_nothing) in [(true, true), (false, false)] {
+        let count = move || async move { Json(json!({"matching": 0, "isExact": is_exact})) };
+        let console = console(Router::new().route("/v1/namespaces/default/deliveries/cancel", post(count)));
+        let (status, page) =
+            show(&console, &format!("{NAMESPACE}/deliveries/matching?action=cancel&hook=h")).await;
+        assert_eq!(status, 200, "{page}");
+        assert_eq!(page.contains("Nothing matches."), says_nothing, "{page}");
+        assert_eq!(page.contains("Cancel all deliveries that match"), !says_nothing, "{page}");
+    }
+}
+
+/// The items of a list of the API with one event.
+fn found(id: &str) -> Value {
+    json!([{"id": id, "namespace": "default", "source": "s", "event": "e", "origin": "api",
+        "time": "2026-11-22T06:00:00Z", "acceptedTime": "2026-11-22T06:00:00Z"}])
+}
+
+/// Returns the text that a request searches for.
+fn searched(uri: &http::Uri) -> String {
+    let query = uri.query().unwrap_or_default();
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(name, _)| name == "text").map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn search_for_a_part_of_the_text_follows_that_for_the_whole() {
+    let hooks = || get(|| async { Json(json!({"items": [], "counts": {}})) });
+    let in_namespace = |name: &str| format!("/v1/namespaces/default/{name}");
+    // The id of one event is the last word; the data of another has the whole text.
+    let events = |uri: http::Uri| async move {
+        match searched(&uri).as_str() {
+            "order 4711" => Json(json!({"items": found("whole")})),
+            _ => Json(json!({"items": []})),
+        }
+    };
+    let event = |uri: http::Uri| async move {
+        match uri.path().ends_with("/4711") {
+            true => Json(found("4711")[0].clone()).into_response(),
+            false => (http::StatusCode::NOT_FOUND, Json(json!({"reason": "NotFound"}))).into_response(),
+        }
+    };
+    let api = Router::new()
+        .route(&in_namespace("events"), get(events))
+        .route(&in_namespace("events/{id}"), get(event))
+        .route(&in_namespace("hooks"), hooks())
+        .route(&in_namespace("hooks/{name}"), get(|| async { http::StatusCode::NOT_FOUND }));
+    let console_of_all = console(api);
+    for (text, event) in [("order+4711", "whole"), ("why+4711", "4711")] {
+        let request = http::Request::get(format!("{NAMESPACE}/search?q={text}")).header("host", "localhost");
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let response = console_of_all.clone().call(request).await.unwrap();
+        assert_eq!(response.headers()["location"], format!("{NAMESPACE}/event?id={event}"), "{text}");
+    }
+
+    // The search for the whole text ended early: what has a part of it is not all there is.
+    let events = |uri: http::Uri| async move {
+        match searched(&uri).as_str() {
+            "order 4711" => Json(json!({"items": [], "continue": "older"})),
+            "4711" => Json(json!({"items": found("part")})),
+            _ => Json(json!({"items": []})),
+        }
+    };
+    let console = console(Router::new().route("/v1/events", get(events)).route("/v1/hooks", hooks()));
+    let (status, page) = show(&console, "/console/search?q=order+4711").await;
+    assert_eq!(status, 200, "{page}");
+    assert!(page.contains("Nothing with the whole text was found so far"), "{page}");
+    // The first search ended, a later one did not: that one goes on.
+    let (status, page) = show(&console, "/console/search?q=order+4711%3F").await;
+    assert_eq!(status, 200, "{page}");
+    assert!(page.contains("Nothing with the whole text was found so far"), "{page}");
 }

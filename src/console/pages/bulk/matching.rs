@@ -2,12 +2,11 @@
 
 use axum::response::Response;
 use maud::{Markup, html};
-use serde_json::Value;
 
 use super::filter::BulkFilter;
 use super::{Action, confirm_page, failed_part, origin_or_list};
 use crate::console::audit::BulkAction;
-use crate::console::model::{Cancellation, DryRun};
+use crate::console::model::{Cancellation, DryRun, StartedReplay};
 use crate::console::pages::deliveries::link;
 use crate::console::problem::Problem;
 use crate::console::request::{ChangeRequest, PageRequest};
@@ -29,10 +28,7 @@ pub async fn matching(request: PageRequest) -> Response {
 async fn confirm(request: &PageRequest, action: Action) -> Result<Page, Problem> {
     let filter = BulkFilter::parse(&request.query, action, Millis::now())?;
     let found = count_matching(request, action, &filter).await?;
-    let number = match found.is_exact {
-        true => plural(found.matching as u64, "delivery", "deliveries"),
-        false => format!("more than {} deliveries", count(found.matching as u64)),
-    };
+    let number = describe_count(found);
     let title = format!("{} {number}?", action.verb());
     let back = back(request, &filter);
     let main = html! {
@@ -51,14 +47,25 @@ async fn confirm(request: &PageRequest, action: Action) -> Result<Page, Problem>
                 }
             }
         }
-        @if found.matching == 0 {
+        @if found.matching == 0 && found.is_exact {
             p { "Nothing matches." }
             a.button href=(back) { "Back" }
         } @else {
+            @if !found.is_exact { (notice("warn", "The count ended before all deliveries were examined: more may match.")) }
             (form(request, action, &filter, &number, &back))
         }
     };
     Ok(confirm_page(title, main))
+}
+
+/// Says how many deliveries match. A count that ended early may have found none yet.
+fn describe_count(found: DryRun) -> String {
+    match (found.matching as u64, found.is_exact) {
+        (number, true) => plural(number, "delivery", "deliveries"),
+        (0, false) => "all deliveries that match".to_owned(),
+        (1, false) => "at least 1 delivery".to_owned(),
+        (number, false) => format!("at least {} deliveries", count(number)),
+    }
 }
 
 fn label(name: &'static str) -> &'static str {
@@ -87,7 +94,7 @@ async fn count_matching(
     Ok(total)
 }
 
-/// The form that changes what was counted.
+/// The form that changes what matches when it is sent.
 fn form(request: &PageRequest, action: Action, filter: &BulkFilter, number: &str, back: &str) -> Markup {
     let target = request.scope.page("deliveries").segment("matching").segment(action.name());
     html! {
@@ -134,8 +141,11 @@ pub async fn replay_matching(change: ChangeRequest) -> Response {
         if let Ok(rate) = form.get("rate").parse::<u32>() {
             body.insert("rate".to_owned(), rate.into());
         }
-        match page.api.post::<Value>(&path, &body).await {
-            Ok(_) => started.push(*state),
+        match page.api.post::<StartedReplay>(&path, &body).await {
+            Ok(replay) => {
+                audit.add_replay(replay.id);
+                started.push(*state);
+            }
             Err(problem) => {
                 audit.add_failed();
                 result = Err(problem);
@@ -225,4 +235,22 @@ fn cancelled_page(
         }
     };
     confirm_page(title, main)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_that_ended_early_is_no_exact_number() {
+        for (matching, is_exact, want) in [
+            (0, true, "0 deliveries"),
+            (1, true, "1 delivery"),
+            (0, false, "all deliveries that match"),
+            (1, false, "at least 1 delivery"),
+            (10_000, false, "at least 10,000 deliveries"),
+        ] {
+            assert_eq!(describe_count(DryRun { matching, is_exact }), want);
+        }
+    }
 }

@@ -283,11 +283,20 @@ async fn each_release_has_its_own_lease() {
             .iter()
             .find(|o| o["kind"] == "Role" && o["metadata"]["name"].as_str().unwrap().ends_with("-lease"));
         assert_eq!(role.unwrap()["rules"][1]["resourceNames"], json!([expected]));
+        // The worker reads it, to show the leader.
+        let role = all.iter().find(|o| {
+            o["kind"] == "Role" && o["metadata"]["name"].as_str().unwrap().ends_with("-lease-read")
+        });
+        let rule = &role.unwrap()["rules"][0];
+        assert_eq!((&rule["resourceNames"], &rule["verbs"]), (&json!([expected]), &json!(["get"])));
         let flag = json!(format!("--lease-name={expected}"));
-        let uses_lease = |(_, template): &(String, Value)| {
-            template["spec"]["containers"][0]["args"].as_array().unwrap().contains(&flag)
-        };
-        assert!(pod_templates(&all).iter().any(uses_lease), "{release} {values}");
+        for (name, template) in pod_templates(&all) {
+            let args = template["spec"]["containers"][0]["args"].as_array().unwrap().clone();
+            let is_role =
+                args.iter().any(|arg| ["run", "controller", "worker"].iter().any(|role| arg == role));
+            let count = args.iter().filter(|arg| **arg == flag).count();
+            assert_eq!(count, usize::from(is_role), "{release} {name}: {args:?}");
+        }
     }
 }
 
