@@ -216,5 +216,6 @@ pub fn delivery_to(hook: &HookId, now: Millis) -> NewDelivery {
         due: now,
         gate_request: GateRequest::default(),
         dead: None,
+        epoch: None,
     }
 }

@@ -20,7 +20,9 @@
 //! day ahead, the stop may have been short and the wall clock wrong: for an hour, ages do not count that gap
 //! ([`ClockReading::age_time`]).
 //!
-//! Workers that share a store on a server follow that server's clock instead of their machines' (`time::follow_server`).
+//! Workers that share a store on a server correct their machines' wall clocks by that server's if they differ by more than a
+//! second (`time::follow_server`). The corrected wall clock is disciplined as above: a difference that appears while the
+//! process runs is a jump.
 //!
 //! How to use it: `Millis::now()` is the disciplined time in a worker, and `Millis::for_ages()` the time from which ages
 //! are computed. `Millis::wall()` is for times that other programs compare with their own clock. The dispatcher keeps its

@@ -51,8 +51,7 @@ pub fn read_clock() -> ClockReading {
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// Returns the present time: the wall clock, and in a worker the wall clock without its jumps (see
-    /// [`super::clock`]). Call it only in listeners and loops; functions of `core` take the time as an argument.
+    /// Returns the present time: [`Self::reference`], and in a worker the same without its jumps (see [`super::clock`]). Call it only in listeners and loops; functions of `core` take the time as an argument.
     pub fn now() -> Self {
         read_clock().time
     }

@@ -116,7 +116,7 @@ impl HookIndex {
 impl IndexTables {
     fn insert(&mut self, state: Arc<HookState>) {
         if let Some(route) = &state.route {
-            // Most routes have one hook: room for four would take 24 bytes more of each.
+            // Most routes have one hook: capacity for four would take 24 bytes more of each.
             self.by_route.entry(route.clone()).or_insert_with(|| Vec::with_capacity(1)).push(state.clone());
         }
         let HookId { uid, namespace, name } = state.id.clone();

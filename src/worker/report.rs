@@ -54,11 +54,17 @@ pub struct DeliveryHealth {
     pub resumed: Option<String>,
 }
 
-/// Stores holds. Retries while the store is full or busy; it then accepts no deliveries either.
+/// Stores holds. Retries while the store is full or busy; it then accepts no deliveries either. Drops those of hooks that
+/// another worker owns: it corrects them when it takes a hook over, and an older one would undo that.
 pub async fn store_holds(holds: &CoalescingQueue<HoldChange>, store: &dyn DispatchStore) {
     loop {
         let batch = holds.pop(HOLD_BATCH).await;
-        let writes = batch.into_iter().map(|(uid, change)| async move {
+        let owned = batch.into_iter().filter(|(uid, _)| store.owns(uid));
+        let writes = owned.map(|(uid, change)| async move {
+            // The lease may have ended. If the hook stays with this process, the write is repeated.
+            if !store.owns_now(&uid) {
+                return Some((uid, change));
+            }
             match store.set_held(&change.hook, change.held, change.at).await {
                 Err(StoreError::Full | StoreError::Busy | StoreError::Unavailable(_)) => Some((uid, change)),
                 Err(error) => {

@@ -212,6 +212,8 @@ impl Dispatcher {
             Effect::Disown(uid) => {
                 self.metrics.unhealthy_hooks.remove(&uid);
                 self.reports.health.remove(&uid);
+                // It would undo the new owner's.
+                self.reports.holds.remove(&uid);
             }
             Effect::RecordProbe(evidence) => self.metrics.record_breaker_probe(evidence),
             Effect::Transfer { from, to } => {

@@ -15,7 +15,7 @@ pub type Owns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub type InFlightElsewhere = Arc<dyn Fn(&str) -> usize + Send + Sync>;
 
 impl DispatchMachine {
-    /// Sends only the deliveries of these hooks, within what others leave of their concurrency.
+    /// Sends only the deliveries of these hooks, and counts the attempts of their former owners against their concurrency.
     pub fn owning(mut self, owns: Owns, elsewhere: InFlightElsewhere) -> Self {
         (self.owns, self.elsewhere) = (owns, elsewhere);
         self
@@ -51,6 +51,9 @@ impl DispatchMachine {
         self.memory.pool.stop_waiting(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return false };
         queue.has_more_on_disk = false;
+        queue.release_all_postponed();
+        // If the hook comes back, report again: a write of before may have been dropped.
+        queue.reported = None;
         // A claim of an outcome that is not committed: the hook may come back before.
         if queue.in_flight == 0 && queue.claimed.is_empty() {
             self.drop_queue(uid);

@@ -12,6 +12,10 @@ use crate::core::time::Millis;
 /// When a postponed delivery is attempted again. For a missing object (a Secret), a change of the object triggers it earlier.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
+/// When a delivery is read again that did not start because this process may not own its hook. While the lease may have
+/// ended and the database still answers, each read would otherwise be followed by the next one at once.
+const REREAD_INTERVAL: Duration = Duration::from_millis(500);
+
 impl DispatchMachine {
     /// Handles an attempt without an outcome. Writes nothing to the delivery.
     pub(super) fn on_postponed(
@@ -28,8 +32,17 @@ impl DispatchMachine {
             // None: `evaluate_hold` holds a hook that was deleted or became invalid.
             Postponement::HookChanged => None,
             Postponement::Missing(hold) => Some(hold),
-            // Read again at once: the caller dispatches the hook, which gives it up if another worker has it.
-            Postponement::RateChanged | Postponement::NotOwned => {
+            // Read again soon. The caller dispatches the hook, which gives it up if another worker has it.
+            Postponement::NotOwned => {
+                if is_own {
+                    let at = now.steady + REREAD_INTERVAL;
+                    queue.postpone(ticket.seq, at);
+                    self.timers.set(at, uid);
+                }
+                return;
+            }
+            // Read again at once.
+            Postponement::RateChanged => {
                 if is_own {
                     queue.release_claim(ticket.seq);
                 }

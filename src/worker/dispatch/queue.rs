@@ -271,7 +271,9 @@ impl HookQueue {
     /// Keeps a claimed delivery from being sent before this time.
     pub fn postpone(&mut self, seq: DeliverySeq, until: Millis) {
         if self.claimed.contains(&seq) {
-            self.postponed.push_back((until, seq));
+            // Pauses have different lengths: behind a longer one, a shorter one would end with it.
+            let at = self.postponed.partition_point(|(other, _)| *other <= until);
+            self.postponed.insert(at, (until, seq));
         }
     }
 
@@ -287,6 +289,13 @@ impl HookQueue {
             self.mark_more_on_disk();
         }
         None
+    }
+
+    /// Releases all postponed deliveries: another worker reads them.
+    pub fn release_all_postponed(&mut self) {
+        for (_, seq) in self.postponed.drain(..) {
+            self.claimed.remove(&seq);
+        }
     }
 
     /// Releases the claim on a delivery. A later end of its postponement must not release the claim of another attempt.

@@ -60,3 +60,46 @@ fn a_delivery_that_was_read_for_one_attempt_waits_for_the_former_owner() {
     }
     simulation.drain(Duration::from_secs(600));
 }
+
+/// The lease may have ended while the database still answers reads: each delivery is read twice a second, not all the time.
+#[test]
+fn deliveries_that_may_not_be_attempted_are_read_again_after_a_pause() {
+    let mut simulation = Simulation::new(MEMORY, 1);
+    let receiver = Receiver::Healthy(Duration::from_millis(1));
+    let uid = simulation.put_hook("n", "h", "u", &json!({"concurrency": 4}), receiver);
+    simulation.refuses_attempts = true;
+    (0..10).for_each(|_| simulation.accept(std::slice::from_ref(&uid), 100));
+    simulation.run_for(Duration::from_secs(5));
+    let refused = simulation.attempts[&uid];
+    assert!((50..=110).contains(&refused), "{refused} attempts of 10 deliveries");
+    simulation.refuses_attempts = false;
+    simulation.drain(Duration::from_secs(2));
+    assert_eq!(simulation.delivered("u"), 10);
+}
+
+/// A hand-over that failed: writes of the hook's health that were dropped meanwhile are made again.
+#[test]
+fn a_hook_that_comes_back_reports_its_health_again() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut simulation = Simulation::new(MEMORY, 1);
+    let is_owned = Arc::new(AtomicBool::new(true));
+    let owns = is_owned.clone();
+    simulation.machine.owns = Arc::new(move |_| owns.load(Ordering::Relaxed));
+    let uid = simulation.put_hook("n", "h", "u", &json!({"concurrency": 4}), Receiver::Hanging);
+    (0..40).for_each(|_| simulation.accept(std::slice::from_ref(&uid), 100));
+    for _ in 0..100_000 {
+        simulation.run_for(Duration::from_millis(10));
+        if simulation.health.contains_key(&uid) && simulation.machine.in_flight() > 0 {
+            break;
+        }
+    }
+    assert!(simulation.machine.in_flight() > 0, "the queue stays");
+    let before = simulation.health.remove(&uid).unwrap().reason;
+    let mut own = |value: bool| {
+        is_owned.store(value, Ordering::Relaxed);
+        simulation.command(DispatchCommand::HookChanged(uid.clone()));
+    };
+    own(false);
+    own(true);
+    assert_eq!(simulation.health[&uid].reason, before);
+}

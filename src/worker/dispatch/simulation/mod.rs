@@ -100,6 +100,8 @@ pub struct Simulation {
     /// One attempt in this many ends without an outcome.
     lost_attempts: Option<u32>,
     /// The numbers of the events whose attempts end without an outcome.
+    /// Attempts do not start, because this process may not own the hooks.
+    refuses_attempts: bool,
     without_outcome: HashSet<i64>,
     /// How long deliveries of a deleted hook stay pending.
     grace: Duration,
@@ -151,6 +153,7 @@ impl Simulation {
             random: fastrand::Rng::with_seed(seed),
             lost_commits: None,
             lost_attempts: None,
+            refuses_attempts: false,
             without_outcome: HashSet::new(),
             grace,
             ended_backlogs: 0,
@@ -348,6 +351,10 @@ impl Simulation {
         // As `attempt` does.
         if state.permission.is_some() && state.rate() != ticket.rate {
             let why = Postponement::RateChanged;
+            return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
+        }
+        if self.refuses_attempts {
+            let why = Postponement::NotOwned;
             return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
         }
         let is_lost = self.lost_attempts.is_some_and(|of| self.random.u32(0..of) == 0);

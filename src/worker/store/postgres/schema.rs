@@ -4,6 +4,9 @@
 //! contract them. So the previous and the new version work together during a rollout. Migrations run under an advisory lock:
 //! of several processes that start at once, one migrates and the others wait.
 
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::super::StoreError;
@@ -30,6 +33,14 @@ const MIGRATIONS: &[Migration] = &[
 
 /// The key of the advisory lock: "HkSt".
 const LOCK: i64 = 0x486b_5374;
+
+/// The longest wait of a migration for the lock of a table. Every statement on the table queues behind this wait: behind a
+/// backup that reads it, an unlimited one would stop all workers.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// The pause before a migration that got no lock is repeated. Workers renew their leases in it.
+const LOCK_PAUSE: Duration = Duration::from_secs(3);
+/// How often a migration is tried: for about five minutes.
+const LOCK_ATTEMPTS: usize = 60;
 
 /// The formats of a store. None: the database has no tables of Hookstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +88,35 @@ pub(super) fn check(format: Option<Format>) -> Result<(), StoreError> {
     }
 }
 
-/// Creates the tables, or changes them to this program's format, unless they have the mark of a copy. Returns the number of migrations that it applied.
+/// Creates the tables, or changes them to this program's format, unless they have the mark of a copy. Returns the number of
+/// migrations that it applied. Repeats a migration that does not get the lock of a table within two seconds, for about five
+/// minutes: then it fails, and has changed nothing.
 pub(super) async fn migrate(session: &Session) -> Result<usize, DbError> {
+    migrate_with(session, LOCK_ATTEMPTS, LOCK_PAUSE).await
+}
+
+async fn migrate_with(session: &Session, attempts: usize, pause: Duration) -> Result<usize, DbError> {
     let mut applied = 0;
+    for _ in 0..attempts {
+        match apply_missing(session, &mut applied).await {
+            Err(DbError::Postgres(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                session.begun().rollback().await?;
+                tracing::warn!(
+                    "migration waits for another transaction that uses the tables, such as a backup, will retry"
+                );
+                tokio::time::sleep(pause).await;
+            }
+            result => return result.map(|()| applied),
+        }
+    }
+    Err(StoreError::Open(
+        "the tables cannot be changed to this program's format, because another transaction uses them, such as a backup: end it, and start again (the view pg_stat_activity shows it)".into(),
+    )
+    .into())
+}
+
+/// Applies the missing migrations, each in a transaction. After an error, a transaction may be open.
+async fn apply_missing(session: &Session, applied: &mut usize) -> Result<(), DbError> {
     loop {
         let tx = session.begin().await?;
         tx.execute("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
@@ -96,8 +133,10 @@ pub(super) async fn migrate(session: &Session) -> Result<usize, DbError> {
         let version = format.map_or(0, |format| format.version);
         let Some(next) = MIGRATIONS.iter().find(|migration| migration.version > version) else {
             tx.rollback().await?;
-            return Ok(applied);
+            return Ok(());
         };
+        // After the wait for another process that migrates, which may take longer.
+        tx.batch(LOCK_TIMEOUT).await?;
         if version == 0 {
             tx.batch("CREATE SCHEMA IF NOT EXISTS hookstream").await?;
         }
@@ -111,6 +150,47 @@ pub(super) async fn migrate(session: &Session) -> Result<usize, DbError> {
             .await?;
         }
         tx.commit().await?;
-        applied += 1;
+        *applied += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::PostgresOptions;
+    use super::super::connections::Connections;
+    use super::super::test_server;
+    use super::*;
+
+    /// A backup holds the tables for long: workers must not queue behind a migration that waits for it.
+    #[tokio::test]
+    async fn a_migration_does_not_wait_long_for_a_reader_and_is_repeated() {
+        let mut options: PostgresOptions = test_server::shared().new_database().parse().unwrap();
+        // The tests' server does not sync.
+        options.allow_unsafe_sync = true;
+        let connections = Connections::connect(&options).await.unwrap();
+        let session = connections.session().await.unwrap();
+        migrate(&session).await.unwrap();
+        session
+            .batch(
+                "ALTER TABLE hookstream.shards DROP COLUMN load;
+                 ALTER TABLE hookstream.workers DROP COLUMN load, DROP COLUMN is_leaving;
+                 UPDATE hookstream.meta SET value = '2' WHERE name = 'version'",
+            )
+            .await
+            .unwrap();
+        let reader = connections.session().await.unwrap();
+        reader.batch("BEGIN; SELECT count(*) FROM hookstream.workers").await.unwrap();
+        let limited = migrate_with(&session, 1, Duration::ZERO);
+        let failed = tokio::time::timeout(Duration::from_secs(30), limited).await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("another transaction uses them"), "{failed}");
+        let repeated = async {
+            let applied = migrate_with(&session, 30, Duration::from_millis(10)).await.unwrap();
+            assert_eq!(applied, 1);
+        };
+        let ending = async {
+            reader.batch("COMMIT").await.unwrap();
+        };
+        tokio::join!(repeated, ending);
+        assert_eq!(format(&session).await.unwrap().unwrap().version, VERSION);
     }
 }

@@ -88,6 +88,7 @@ impl PostgresStore {
         let ownership = Arc::new(Ownership::default());
         let membership = Arc::new(Membership::new(name.to_owned(), ownership.clone()));
         let session = connections.session().await?;
+        super::membership::follow_clock_from_start(&session).await?;
         let worker = membership.register(&session).await?;
         membership.step(&session).await?;
         let direct_writer = writer::insert_writer(&session, worker).await?;

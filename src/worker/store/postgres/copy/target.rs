@@ -182,7 +182,11 @@ mod tests {
         let copy = |n| UnfinishedCopy { copy: Uuid::from_u128(n), from: format!("{n}"), min_reader: 0 };
         first.begin(&copy(1)).await.unwrap();
         second.begin(&copy(2)).await.unwrap_err();
-        second.abandon().await.unwrap();
+        // As if it had begun before and lost the lock since.
+        let session = connect(&second.connections).await.unwrap();
+        begin(&session).await.unwrap();
+        second.writing = Some(Writing { session, copy: copy(1) });
+        second.abandon().await.unwrap_err();
         let mark = async || {
             let third = Connections::connect(&options).await.unwrap();
             let session = third.session().await.unwrap();

@@ -12,7 +12,7 @@ use super::super::failure::DbError;
 use super::super::session::Session;
 use crate::core::fast_map::FastMap;
 
-/// Adds what `own` is attempting, in the transaction that changes the owners.
+/// Adds the attempts in flight of the worker `own`, in the transaction that changes the owners.
 pub(super) async fn list(tx: &Session, own: i64, deliveries: &[DeliverySeq]) -> Result<(), DbError> {
     if deliveries.is_empty() {
         return Ok(());

@@ -31,6 +31,11 @@ impl ShardLoads {
         self.rates.get(&shard).copied().unwrap_or(0.0)
     }
 
+    /// True if this process has measured the load of the shard, or continues with one.
+    pub(super) fn has(&self, shard: i16) -> bool {
+        self.rates.contains_key(&shard)
+    }
+
     /// Starts with a load that another process measured. Otherwise a shard that has just come would count as idle, and its
     /// worker would get further ones.
     pub(super) fn seed(&mut self, shard: i16, load: f64) {

@@ -22,6 +22,7 @@ use tokio_postgres::types::Type;
 
 pub(super) use ownership::Ownership;
 use rebalance::WorkerLoad;
+pub(super) use server_clock::follow_from_start as follow_clock_from_start;
 use share::{ShardRow, ShareChange};
 
 use super::super::DeliverySeq;
@@ -41,10 +42,18 @@ const BETWEEN_MOVES: Duration = Duration::from_secs(15);
 pub(super) struct Membership {
     name: String,
     ownership: Arc<Ownership>,
-    /// On the steady clock: from when on the load of this worker is known, and when it may give a shard for it again.
-    times: Mutex<(Millis, Millis)>,
+    times: Mutex<LoadTimes>,
     is_leaving: AtomicBool,
     leaving: Notify,
+}
+
+/// When this worker may act on its load, on the steady clock.
+#[derive(Debug, Default)]
+struct LoadTimes {
+    /// From then on its load is known.
+    measured_at: Millis,
+    /// From then on it may give a shard for its load.
+    may_move_at: Millis,
 }
 
 impl Membership {
@@ -95,7 +104,7 @@ impl Membership {
         )
         .await?;
         tx.commit().await?;
-        *self.times.lock() = (sent + load::WINDOW, sent);
+        *self.times.lock() = LoadTimes { measured_at: sent + load::WINDOW, may_move_at: sent };
         self.ownership.register(worker, sent + (LEASE - MARGIN));
         Ok(worker)
     }
@@ -115,18 +124,18 @@ impl Membership {
     pub(super) async fn step_at(&self, session: &Session, sent: Millis) -> Result<bool, DbError> {
         let own = self.ownership.worker();
         let loads = self.ownership.loads(sent);
-        let (measured_at, may_move_at) = *self.times.lock();
-        let is_measured = sent >= measured_at;
+        let (is_measured, may_move) = {
+            let times = self.times.lock();
+            (sent >= times.measured_at, sent >= times.may_move_at)
+        };
         let load: Option<f64> = is_measured.then(|| loads.values().sum());
         let is_leaving = self.is_leaving.load(Ordering::Relaxed);
         session.forget_warnings();
-        let asked = Millis::wall();
         let renewed = session
-            .query_opt(
+            .execute(
                 "UPDATE hookstream.workers
                  SET lease_until = clock_timestamp() + make_interval(secs => $2), load = $3, is_leaving = $4
-                 WHERE id = $1 AND lease_until > clock_timestamp()
-                 RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+                 WHERE id = $1 AND lease_until > clock_timestamp()",
                 &[
                     (&own, Type::INT8),
                     (&LEASE.as_secs_f64(), Type::FLOAT8),
@@ -135,10 +144,12 @@ impl Membership {
                 ],
             )
             .await?;
-        let Some(renewed) = renewed else { return Ok(false) };
+        if renewed == 0 {
+            return Ok(false);
+        }
         // A standby that was promoted without this renewal would let another worker take the shards too early.
         session.check_committed()?;
-        server_clock::compare(asked, Millis(renewed.try_get(0)?), Millis::wall());
+        server_clock::follow(session).await?;
         self.remove_ended(session, own).await?;
         let Members { workers, shards, seeds } = read_members(session).await?;
         let kept: FastMap<i16, i64> = shards
@@ -159,17 +170,13 @@ impl Membership {
             self.take(session, own, &take).await?;
         } else if give.is_empty()
             && is_measured
-            && sent >= may_move_at
+            && may_move
             && let Some(moved) = rebalance::plan(own, &workers, &loads)
         {
-            tracing::info!(
-                shard = moved.0,
-                worker = moved.1,
-                ?load,
-                "shard given to a worker with less load"
-            );
-            self.times.lock().1 = sent + BETWEEN_MOVES;
-            give.push(moved);
+            self.give(session, own, &[moved]).await?;
+            self.times.lock().may_move_at = sent + BETWEEN_MOVES;
+            let (shard, worker) = moved;
+            tracing::info!(shard, worker, load, "shard given to a worker with less load");
         }
         if !give.is_empty() {
             self.give(session, own, &give).await?;

@@ -26,6 +26,8 @@ struct State {
     epochs: FastMap<i16, i64>,
     /// Owned shards that go to another worker: no attempt starts.
     leaving: FastSet<i16>,
+    /// The epochs of shards of which a hand-over failed: its outcome may be unknown, so another worker may own them.
+    uncertain: FastMap<i16, i64>,
     /// When the lease may have ended, on the steady clock.
     deadline: Millis,
     /// The epochs under which deliveries are attempted.
@@ -61,6 +63,7 @@ impl Ownership {
         (state.worker, state.deadline) = (worker, deadline);
         state.epochs.clear();
         state.leaving.clear();
+        state.uncertain.clear();
         // The list is of the worker whose lease ended: no worker reads it any more.
         state.handed_over.clear();
         state.ended.clear();
@@ -136,11 +139,11 @@ impl Ownership {
         epochs.keys().map(|shard| (*shard, loads.of(*shard))).collect()
     }
 
-    /// Continues with the loads that former owners measured.
+    /// Continues with the loads that former owners measured. A shard that came back after a failed hand-over keeps its own.
     pub(super) fn seed_loads(&self, seeds: impl IntoIterator<Item = (i16, f64)>) {
         let mut state = self.state.lock();
         for (shard, load) in seeds {
-            if !state.epochs.contains_key(&shard) {
+            if !state.epochs.contains_key(&shard) && !state.loads.has(shard) {
                 state.loads.seed(shard, load);
             }
         }
@@ -229,9 +232,12 @@ impl Ownership {
         state.epochs.retain(|shard, epoch| kept.get(shard) == Some(epoch));
         let has_lost = state.epochs.len() < before;
         state.has_lost |= has_lost;
-        let State { epochs, leaving, loads, .. } = &mut *state;
+        let State { epochs, leaving, loads, uncertain, .. } = &mut *state;
         leaving.retain(|shard| epochs.contains_key(shard));
-        loads.retain(|shard| epochs.contains_key(&shard));
+        // The same epoch: nobody else has owned it.
+        uncertain.retain(|shard, epoch| kept.get(shard) == Some(epoch));
+        loads.retain(|shard| epochs.contains_key(&shard) || uncertain.contains_key(&shard));
+        uncertain.clear();
         drop(state);
         if has_lost {
             self.changed.notify_one();
@@ -249,17 +255,20 @@ impl Ownership {
         leaving
     }
 
-    /// Ends `begin_leaving`: the shards went to another worker, or stayed.
-    pub(super) fn end_leaving(&self, shards: &[i16], has_left: bool) {
+    /// Ends `begin_leaving`: this process no longer relies on the shards. False for `is_known`: the hand-over failed, so they
+    /// may have stayed. `keep` and `gain` then bring them back under the same epoch, with their measured loads. To rely on
+    /// them before would send deliveries twice if only the answer to the COMMIT was lost.
+    pub(super) fn end_leaving(&self, shards: &[i16], is_known: bool) {
         let mut state = self.state.lock();
         for shard in shards {
             state.leaving.remove(shard);
-            if has_left {
-                state.epochs.remove(shard);
-                state.loads.remove(*shard);
+            let epoch = state.epochs.remove(shard);
+            match epoch {
+                Some(epoch) if !is_known => drop(state.uncertain.insert(*shard, epoch)),
+                _ => state.loads.remove(*shard),
             }
         }
-        state.has_lost |= has_left;
+        state.has_lost = true;
         drop(state);
         self.changed.notify_one();
     }
@@ -314,12 +323,36 @@ mod tests {
         assert_eq!(ownership.begin_leaving(&[shard]), [1]);
         assert!(!ownership.begin_attempt("uid-x", 2, Some(3), Millis(0)) && !ownership.owns("uid-x"));
         assert_eq!(ownership.attempt_epoch(1), Some(3));
-        ownership.end_leaving(&[shard], false);
-        assert!(ownership.begin_attempt("uid-x", 2, Some(3), Millis(0)), "it stayed");
         ownership.end_leaving(&[shard], true);
         assert!(!ownership.owns("uid-x"));
         ownership.end_attempts([1, 2]);
         assert_eq!(ownership.attempt_epoch(1), None);
+    }
+
+    /// Another worker may own it: the answer to the COMMIT may have been lost.
+    #[tokio::test]
+    async fn a_shard_whose_hand_over_failed_is_not_relied_on_until_the_database_says_that_it_stayed() {
+        let ownership = owned();
+        let shard = shard_of("uid-x");
+        ownership.seed_loads([(shard, 0.0)]);
+        ownership.loads(Millis(0));
+        (1..=100).for_each(|seq| assert!(ownership.begin_attempt("uid-x", seq, Some(3), Millis(0))));
+        let measured = ownership.loads(Millis(900))[&shard];
+        assert!(measured > 1.0);
+        ownership.next_change().await;
+        for (epoch, load) in [(3, measured), (5, 0.5)] {
+            ownership.begin_leaving(&[shard]);
+            ownership.end_leaving(&[shard], false);
+            assert!(!ownership.begin_attempt("uid-x", 200, Some(3), Millis(0)) && !ownership.owns("uid-x"));
+            assert!(ownership.next_change().await.has_lost);
+            ownership.keep(&FastMap::from_iter([(shard, epoch)]));
+            ownership.seed_loads([(shard, 0.5)]);
+            ownership.gain([(shard, epoch)]);
+            assert_eq!(ownership.next_change().await.gained, FastSet::from_iter([shard]));
+            assert!(ownership.begin_attempt("uid-x", 200, Some(epoch), Millis(0)));
+            let now = ownership.loads(Millis(900))[&shard];
+            assert!((now - load).abs() < 1e-9, "{now} {load}");
+        }
     }
 
     /// The other owner may have sent it meanwhile.

@@ -2,12 +2,12 @@
 //! lowers the higher of both loads clearly.
 //!
 //! Each move lowers the sum of the squares of all loads by at least a bounded part, so under a steady load the moves end, and
-//! no shard comes back. A shard that makes up most of a worker's load stays: elsewhere it would be the same load.
+//! no shard comes back. A shard that makes up most of a worker's load stays: another worker would have the same load then.
 
 use super::share;
 use crate::core::fast_map::FastMap;
 
-/// Workers with less in common than this many attempts a second each are idle.
+/// Workers whose mean load is less than this many attempts a second are idle.
 const IDLE: f64 = 5.0;
 /// A worker gives a shard if its load exceeds the mean by this part.
 const EXCESS: f64 = 0.2;

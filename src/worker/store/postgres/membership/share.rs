@@ -43,7 +43,7 @@ pub(super) fn most(position: usize, workers: usize) -> usize {
     target + target / SLACK
 }
 
-/// Returns what the worker `own` does. `workers`: those whose leases last, itself included, in ascending order.
+/// Returns the shards that the worker `own` takes or gives. `workers`: those whose leases last, itself included, in ascending order.
 pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChange {
     let count_of = |worker: i64| shards.iter().filter(|shard| shard.owner == Some(worker)).count();
     let target = |position: usize| target(position, workers.len());
