@@ -99,9 +99,9 @@ pub struct Simulation {
     lost_commits: Option<u32>,
     /// One attempt in this many ends without an outcome.
     lost_attempts: Option<u32>,
-    /// The numbers of the events whose attempts end without an outcome.
     /// Attempts do not start, because this process may not own the hooks.
     refuses_attempts: bool,
+    /// The numbers of the events whose attempts end without an outcome.
     without_outcome: HashSet<i64>,
     /// How long deliveries of a deleted hook stay pending.
     grace: Duration,
