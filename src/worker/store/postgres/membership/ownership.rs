@@ -234,7 +234,7 @@ impl Ownership {
         state.has_lost |= has_lost;
         let State { epochs, leaving, loads, uncertain, .. } = &mut *state;
         leaving.retain(|shard| epochs.contains_key(shard));
-        // The same epoch: nobody else has owned it.
+        // The same epoch: no other worker has owned it.
         uncertain.retain(|shard, epoch| kept.get(shard) == Some(epoch));
         loads.retain(|shard| epochs.contains_key(&shard) || uncertain.contains_key(&shard));
         uncertain.clear();
