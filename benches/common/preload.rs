@@ -216,6 +216,5 @@ pub fn delivery_to(hook: &HookId, now: Millis) -> NewDelivery {
         due: now,
         gate_request: GateRequest::default(),
         dead: None,
-        epoch: None,
     }
 }
