@@ -58,10 +58,10 @@ impl LeaderCache {
         let (last, reading) = (self.last.clone(), self.reading.clone());
         // In a separate task, which goes on when this request has its answer. Concurrent requests share the read.
         let reading = tokio::spawn(async move {
-            let asked = Instant::now();
+            let requested = Instant::now();
             let _guard = reading.lock().await;
             if let Some((at, report)) = &*last.lock()
-                && *at >= asked
+                && *at >= requested
             {
                 return report.clone();
             }

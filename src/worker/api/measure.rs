@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use super::leader::LeaderCache;
 use crate::core::time::Millis;
@@ -91,9 +92,7 @@ impl StatusSources {
         if let Some(measured) = self.shared.last(MAX_AGE) {
             return Ok(measured);
         }
-        let sources = self.clone();
-        // In a separate task, which goes on when this request has its answer.
-        let mut measuring = tokio::spawn(async move { sources.measure().await });
+        let mut measuring = self.start_measuring();
         let measured = match tokio::time::timeout(MAX_RENEWAL_WAIT, &mut measuring).await {
             Ok(measured) => measured,
             Err(_) => match self.shared.last(MAX_LISTED_AGE) {
@@ -110,13 +109,17 @@ impl StatusSources {
         if let Some(measured) = self.shared.last(MAX_AGE) {
             return Some(measured);
         }
-        let sources = self.clone();
-        // In a separate task, which goes on when this request has its answer.
-        let measuring = tokio::spawn(async move { sources.measure().await });
+        let measuring = self.start_measuring();
         if let Some(measured) = self.shared.last(MAX_LISTED_AGE) {
             return Some(measured);
         }
         tokio::time::timeout(MAX_LIST_WAIT, measuring).await.ok()?.ok()?.ok()
+    }
+
+    /// Measures in a separate task, which goes on when the request that waits for it has its answer.
+    fn start_measuring(self: &Arc<Self>) -> JoinHandle<Result<Arc<StoreMeasurement>, StoreError>> {
+        let sources = self.clone();
+        tokio::spawn(async move { sources.measure().await })
     }
 
     async fn measure_now(&self) -> Result<StoreMeasurement, StoreError> {
@@ -144,7 +147,7 @@ impl Shared {
         &self,
         measure: impl Future<Output = Result<StoreMeasurement, StoreError>>,
     ) -> Result<Arc<StoreMeasurement>, StoreError> {
-        let asked = Instant::now();
+        let requested = Instant::now();
         if let Some(measured) = self.last(MAX_AGE) {
             return Ok(measured);
         }
@@ -153,7 +156,7 @@ impl Shared {
             return Ok(measured);
         }
         if let Some((at, failure)) = &*self.failure.lock()
-            && *at >= asked
+            && *at >= requested
         {
             return Err(failure.clone());
         }

@@ -29,6 +29,19 @@ fn begin(store: &PostgresStore, uid: &str, delivery: DeliverySeq) -> bool {
     store.begin_attempt(uid, delivery, store.ownership.epoch(uid))
 }
 
+/// Hands the hook `x` over while its only delivery is attempted. Returns the database, the old and the new owner, and the
+/// delivery.
+async fn hand_over_during_an_attempt() -> (String, PostgresStore, PostgresStore, Vec<DeliverySeq>) {
+    let (url, mut workers) = workers(1).await;
+    let old = workers.remove(0);
+    let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
+    assert!(begin(&old, "uid-x", seqs[0]));
+    let other = open(&url, "other").await;
+    other.take_all_from(&old).await;
+    assert_eq!(due(&other).await, [0; 0]);
+    (url, old, other, seqs)
+}
+
 /// Ends the lease of a worker, as the database sees it.
 fn expire(url: &str, worker: &PostgresStore) {
     let database = url.rsplit('/').next().unwrap();
@@ -210,13 +223,7 @@ async fn deliveries_in_flight_elsewhere_are_counted_until_they_are_settled() {
 /// the list would keep them from the new owner for as long as the old one runs.
 #[tokio::test]
 async fn an_attempt_that_ends_without_an_outcome_after_a_hand_over_frees_its_delivery() {
-    let (url, workers) = workers(1).await;
-    let old = &workers[0];
-    let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
-    assert!(begin(old, "uid-x", seqs[0]));
-    let other = open(&url, "other").await;
-    other.take_all_from(old).await;
-    assert_eq!(due(&other).await, [0; 0]);
+    let (_, old, other, seqs) = hand_over_during_an_attempt().await;
     old.cancel_attempt(seqs[0]);
     old.renew().await.unwrap();
     other.renew().await.unwrap();
@@ -294,14 +301,8 @@ async fn a_worker_with_more_load_gives_a_shard_away() {
 /// The old owner dies during a hand-over: what it was attempting is free when its lease ends.
 #[tokio::test]
 async fn deliveries_in_flight_are_free_when_the_old_lease_ends() {
-    let (url, workers) = workers(1).await;
-    let old = &workers[0];
-    let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
-    assert!(begin(old, "uid-x", seqs[0]));
-    let other = open(&url, "other").await;
-    other.take_all_from(old).await;
-    assert_eq!(due(&other).await, [0; 0]);
-    expire(&url, old);
+    let (url, old, other, seqs) = hand_over_during_an_attempt().await;
+    expire(&url, &old);
     assert_eq!(due(&other).await, seqs);
 }
 
