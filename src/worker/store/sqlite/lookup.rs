@@ -73,9 +73,7 @@ fn find(
     let Some(seq) = ids::numbered(id) else {
         let mut notes = recent.notes().iter();
         let found = notes.find(|(_, noted)| noted.id == *id.as_bytes());
-        return Ok(
-            found.map(|(seq, noted)| (*seq, Found::Recent(RecentDelivery::Pending(*noted)), noted.hook))
-        );
+        return Ok(found.map(|(seq, noted)| (seq, Found::Recent(RecentDelivery::Pending(noted)), noted.hook)));
     };
     if let Some(outcome) = outcomes::find(conn, seq)?.filter(|outcome| outcome.id() == id) {
         return Ok(Some((seq, Found::Segment(outcome), outcome.hook)));

@@ -208,7 +208,7 @@ fn count(conn: &Connection, report: &mut StoreReport) -> rusqlite::Result<()> {
     }
     // Since format 5 there are unmaterialized deliveries.
     if report.version > 4 {
-        for (_, delivery) in unmaterialized::read_snapshot(conn)?.notes() {
+        for (_, delivery) in unmaterialized::read_snapshot(conn)?.notes().iter() {
             *report.deliveries.entry(schema::state_name(schema::PENDING)).or_default() += 1;
             report.pending_bytes += delivery.size.unsigned_abs();
         }

@@ -36,8 +36,10 @@ pub(super) fn due(
     // hook.
     let tx = conn.unchecked_transaction()?;
     let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(DueDeliveries::default()) };
+    // No more than fit: the notes of a backlog are many thousands, and each read of it would sort them all.
+    let mut notes = due_notes(recent, hook_row, now, exclude);
     let mut candidates: Vec<(i64, DeliverySeq)> =
-        due_notes(recent, hook_row, now, exclude).map(|(seq, noted)| (noted.due, seq)).collect();
+        notes.by_ref().take(limit.rows.saturating_add(1)).map(|(seq, noted)| (noted.due, seq)).collect();
     let mut index = tx.prepare_cached(DUE)?;
     let mut rows = index.query(params![hook_row, now.0])?;
     let mut from_index = 0;
@@ -73,6 +75,8 @@ pub(super) fn due(
         bytes += len;
         due.pending.push(pending);
     }
+    // A note that got its row after the snapshot, or has ended, may have been examined in the place of another one.
+    due.has_more |= notes.next().is_some();
     Ok(due)
 }
 
@@ -127,14 +131,14 @@ pub(super) fn newest_untried(
     Ok(found)
 }
 
-/// Returns the due deliveries of a hook that have no row, oldest first.
+/// Returns the due deliveries of a hook that have no row, in the order of acceptance.
 fn due_notes<'s>(
     recent: &'s Snapshot,
     hook: i64,
     now: Millis,
     exclude: &'s FastSet<DeliverySeq>,
 ) -> impl DoubleEndedIterator<Item = (DeliverySeq, Unmaterialized)> + 's {
-    let notes = recent.notes().iter().copied();
+    let notes = recent.notes().iter();
     notes.filter(move |(seq, noted)| noted.hook == hook && noted.due <= now.0 && !exclude.contains(seq))
 }
 
@@ -289,7 +293,7 @@ pub(super) fn stats(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<St
 /// Returns the bytes of all pending events, and of those of the largest hook and of the largest namespace.
 fn pending_bytes(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<(u64, u64, u64)> {
     let mut of_hook: HashMap<i64, i64> = HashMap::new();
-    for (_, noted) in recent.notes() {
+    for (_, noted) in recent.notes().iter() {
         *of_hook.entry(noted.hook).or_default() += noted.size;
     }
     let mut of_namespace: HashMap<String, i64> = HashMap::new();
@@ -323,7 +327,7 @@ fn oldest_note(conn: &Connection, recent: &Snapshot, hook: Option<i64>) -> rusql
     let oldest = recent.notes().iter().find(|(_, noted)| hook.is_none_or(|hook| noted.hook == hook));
     let Some((seq, _)) = oldest else { return Ok(None) };
     conn.prepare_cached("SELECT accepted FROM events WHERE seq = ?1")?
-        .query_row([sequence::event_seq(*seq)], |row| row.get(0).map(Millis))
+        .query_row([sequence::event_seq(seq)], |row| row.get(0).map(Millis))
         .optional()
 }
 
@@ -399,7 +403,7 @@ pub(super) fn next_due(
 pub(super) fn backlog(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<Vec<HookBacklog>> {
     let tx = conn.unchecked_transaction()?;
     let mut earliest: HashMap<i64, i64> = HashMap::new();
-    for (_, noted) in recent.notes() {
+    for (_, noted) in recent.notes().iter() {
         let due = earliest.entry(noted.hook).or_insert(noted.due);
         *due = noted.due.min(*due);
     }

@@ -205,7 +205,7 @@ fn read_after(
 pub(super) fn count_without_hook(conn: &Connection) -> rusqlite::Result<usize> {
     let mut has_hook = conn.prepare("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1)")?;
     let mut count = 0;
-    for (_, delivery) in read_snapshot(conn)?.notes() {
+    for (_, delivery) in read_snapshot(conn)?.notes().iter() {
         count += usize::from(!has_hook.query_row([delivery.hook], |row| row.get::<_, bool>(0))?);
     }
     Ok(count)

@@ -36,8 +36,8 @@ pub(super) fn read(
     for outcome in recent.outcomes().iter() {
         sink.push_blocking(of_outcome(conn, places, outcome)?, 0)?;
     }
-    for (seq, noted) in recent.notes() {
-        sink.push_blocking(of_note(conn, places, *seq, noted)?, 0)?;
+    for (seq, noted) in recent.notes().iter() {
+        sink.push_blocking(of_note(conn, places, seq, &noted)?, 0)?;
     }
     sink.finish_blocking()?;
     Ok(())

@@ -21,6 +21,7 @@ mod directory;
 mod expire;
 mod level0;
 mod merge;
+mod notes;
 mod recent;
 mod segments;
 

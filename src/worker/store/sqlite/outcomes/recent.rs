@@ -13,6 +13,7 @@ use super::super::super::DeliverySeq;
 use super::super::unmaterialized::Unmaterialized;
 use super::Outcome;
 use super::level0::{Group, Level0};
+use super::notes::Notes;
 
 /// The shared state. The writer changes it after each COMMIT and before the replies, so that a read after a reply finds
 /// what was committed.
@@ -21,7 +22,7 @@ pub(in super::super) struct Recent(Mutex<RecentState>);
 
 #[derive(Default)]
 struct RecentState {
-    notes: BTreeMap<DeliverySeq, Unmaterialized>,
+    notes: Notes,
     level0: Level0,
 }
 
@@ -35,7 +36,7 @@ pub(super) enum NoteChange {
 impl Recent {
     /// Sets the state that the tables have.
     pub(super) fn set(&self, notes: BTreeMap<DeliverySeq, Unmaterialized>, level0: Level0) {
-        *self.0.lock() = RecentState { notes, level0 };
+        *self.0.lock() = RecentState { notes: notes.into_iter().collect(), level0 };
     }
 
     /// Publishes what a transaction changed. `level0`: if it changed more than adding `groups`.
@@ -48,8 +49,8 @@ impl Recent {
         let mut state = self.0.lock();
         for change in changes {
             match change {
-                NoteChange::Added(seq, delivery) => drop(state.notes.insert(seq, delivery)),
-                NoteChange::Removed(seq) => drop(state.notes.remove(&seq)),
+                NoteChange::Added(seq, delivery) => state.notes.insert(seq, delivery),
+                NoteChange::Removed(seq) => state.notes.remove(seq),
             }
         }
         match level0 {
@@ -60,8 +61,7 @@ impl Recent {
 
     pub(in super::super) fn snapshot(&self) -> Snapshot {
         let state = self.0.lock();
-        let notes = state.notes.iter().map(|(seq, delivery)| (*seq, *delivery)).collect();
-        Snapshot { notes, level0: state.level0.clone() }
+        Snapshot { notes: state.notes.clone(), level0: state.level0.clone() }
     }
 }
 
@@ -85,8 +85,7 @@ impl RecentDelivery {
 /// The committed deliveries that no table lists, at one moment.
 #[derive(Default)]
 pub(in super::super) struct Snapshot {
-    /// In ascending order.
-    notes: Vec<(DeliverySeq, Unmaterialized)>,
+    notes: Notes,
     level0: Level0,
 }
 
@@ -96,8 +95,8 @@ impl Snapshot {
         Snapshot { notes: notes.into_iter().collect(), level0 }
     }
 
-    /// Returns the pending deliveries, in ascending order.
-    pub(in super::super) fn notes(&self) -> &[(DeliverySeq, Unmaterialized)] {
+    /// Returns the pending deliveries.
+    pub(in super::super) fn notes(&self) -> &Notes {
         &self.notes
     }
 
@@ -106,8 +105,7 @@ impl Snapshot {
     }
 
     pub(in super::super) fn note(&self, seq: DeliverySeq) -> Option<&Unmaterialized> {
-        let found = self.notes.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
-        self.notes.get(found).map(|(_, delivery)| delivery)
+        self.notes.get(seq)
     }
 
     /// Returns all deliveries in no particular order.
@@ -121,10 +119,8 @@ impl Snapshot {
         first: DeliverySeq,
         last: DeliverySeq,
     ) -> impl Iterator<Item = (DeliverySeq, RecentDelivery)> {
-        let from = self.notes.partition_point(|(seq, _)| *seq < first);
-        let to = self.notes.partition_point(|(seq, _)| *seq <= last);
-        let notes = self.notes.get(from..to).unwrap_or_default().iter();
-        let notes = notes.map(|(seq, delivery)| (*seq, RecentDelivery::Pending(*delivery)));
+        let notes = self.notes.range(first, last);
+        let notes = notes.map(|(seq, delivery)| (seq, RecentDelivery::Pending(delivery)));
         let outcomes = self.level0.range(first, last);
         notes.chain(outcomes.map(|outcome| (outcome.seq, RecentDelivery::Delivered(*outcome))))
     }
