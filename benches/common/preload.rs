@@ -1,6 +1,9 @@
 //! Stores as large as a user's: idempotency keys within their window, and finished deliveries.
 //!
-//! A store is filled once through the store's own interface and kept in `target/bench`, by format version and size.
+//! A store is filled once through the store's own interface and kept in `target/bench`, by format version and size. Retention
+//! runs meanwhile, as in a worker that has run for a week: of the oldest events only the keys are left, and a measured worker
+//! removes as much as it accepts.
+//!
 //! Each run works on a copy. A kept store is filled again when half of the window of its keys has passed.
 
 use std::fs::File;
@@ -17,7 +20,7 @@ use hookstream::core::time::Millis;
 use hookstream::worker::store::sqlite::{self, SqliteStore};
 use hookstream::worker::store::{
     AttemptRecord, Dedup, DispatchStore, ExchangeChange, HookId, IngestStore, MaintenanceStore, NewDelivery,
-    NewEvent, NextStep, Settlement,
+    NewEvent, NextStep, Retention, Settlement,
 };
 use serde_json::value::RawValue;
 
@@ -36,6 +39,8 @@ const IN_FLIGHT: usize = 16;
 const DATA_BYTES: usize = 930;
 /// Bytes that the store counts for an event beside its data, see docs/operations.md.
 const COUNTED_BYTES: usize = 512;
+/// How often retention removes what is over the limit while a store is filled.
+const SWEEPS: usize = 20;
 
 /// The content of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +65,7 @@ impl Size {
     /// Returns the flags of a worker on a copy of the store: the window of the keys, and a limit of the history that the
     /// store has just reached, so that retention runs.
     pub fn worker_flags(self, history_age: &str) -> Vec<String> {
-        let bytes = self.deliveries * (COUNTED_BYTES + DATA_BYTES)
-            + self.keys.saturating_sub(self.deliveries) * (COUNTED_BYTES + 4);
+        let bytes = self.deliveries * (COUNTED_BYTES + DATA_BYTES);
         // An empty store gets the limit of a full one.
         let bytes = number("BENCH_HISTORY_BYTES", if bytes == 0 { 4 << 30 } else { bytes });
         let bytes = bytes.to_string();
@@ -79,7 +83,7 @@ impl std::fmt::Display for Size {
 
 /// Creates the folder `data` with a copy of the store of this size, which is filled first if there is none.
 pub fn copy_to(data: &Path, size: Size) {
-    let name = format!("{}-{}", size.keys, size.deliveries);
+    let name = format!("swept-{}-{}", size.keys, size.deliveries);
     let kept =
         fill_once(&name, &size.to_string(), WINDOW_TIME / 2, async |data: &Path| fill(data, size).await);
     copy_store(&kept, data);
@@ -138,20 +142,28 @@ async fn fill(data: &Path, size: Size) {
     };
     let end = Millis::now();
     let total = size.keys.max(size.deliveries);
-    let without_delivery = total - size.deliveries;
+    let retention = Retention {
+        history_age: WINDOW_TIME,
+        dead_letter_age: WINDOW_TIME,
+        unmatched_age: WINDOW_TIME,
+        history_bytes: (size.deliveries * (COUNTED_BYTES + DATA_BYTES)) as u64,
+        dead_letter_bytes: u64::MAX,
+    };
+    let sweep_every = (total / SWEEPS).max(BATCH).next_multiple_of(BATCH);
     let mut in_flight = FuturesOrdered::new();
     for first in (0..total).step_by(BATCH) {
-        // The oldest events have lost their data to retention, and only their keys are left.
-        let hook = (first >= without_delivery).then_some(&hook);
         let age = SPREAD.as_millis() as u64 * (total - first) as u64 / total as u64;
         let now = Millis(end.0 - i64::try_from(age).expect("a time"));
-        let events = (first..(first + BATCH).min(total)).map(|number| event(number, hook, now)).collect();
+        let events = (first..(first + BATCH).min(total)).map(|number| event(number, &hook, now)).collect();
         in_flight.push_back(accept_and_settle(&store, events, now));
         if in_flight.len() >= IN_FLIGHT {
             in_flight.next().await;
         }
+        if first % sweep_every == 0 || first + BATCH >= total {
+            while in_flight.next().await.is_some() {}
+            while store.sweep(retention, now).await.expect("a sweep") {}
+        }
     }
-    while in_flight.next().await.is_some() {}
     store.close().await;
 }
 
@@ -181,15 +193,12 @@ async fn accept_and_settle(store: &SqliteStore, events: Vec<NewEvent>, now: Mill
     }
 }
 
-fn event(number: usize, hook: Option<&HookId>, now: Millis) -> NewEvent {
+fn event(number: usize, hook: &HookId, now: Millis) -> NewEvent {
     let id = format!("{:032x}", fastrand::u128(..));
     let mut key = [0; 32];
     fastrand::fill(&mut key);
     let head = format!(r#"{{"number":{number},"filler":""#);
-    let data = match hook {
-        Some(_) => format!(r#"{head}{}"}}"#, "x".repeat(DATA_BYTES - head.len() - 2)),
-        None => "null".to_owned(),
-    };
+    let data = format!(r#"{head}{}"}}"#, "x".repeat(DATA_BYTES - head.len() - 2));
     let event = Event {
         id,
         namespace: "default".into(),
@@ -203,7 +212,7 @@ fn event(number: usize, hook: Option<&HookId>, now: Millis) -> NewEvent {
     NewEvent {
         event: Arc::new(event),
         dedup: Some(Dedup { key, window: WINDOW_TIME }),
-        deliveries: hook.map(|hook| delivery_to(hook, now)).into_iter().collect(),
+        deliveries: vec![delivery_to(hook, now)],
     }
 }
 

@@ -2,7 +2,7 @@
 //! through one, two and three real `hookstream standalone` processes on one durable server, compared with a bare program
 //! that makes the same rows with as few statements as possible. All run on loopback in alternating rounds.
 //!
-//! Parts: `rates`, `filled`, `snapshot`, `restart`; without a name all of them. `quick` makes each small. Environment
+//! Parts: `rates`, `filled`, `snapshot`, `restart`, `hooks`; without a name all of them. `quick` makes each small. Environment
 //! variables change the sizes, see `Plan`. `BENCH_PG_STATEMENTS=1` prints the statements that took most of the server's time.
 //!
 //! The server's data are in the folder for temporary files, which must be on a disk.
@@ -16,6 +16,7 @@ mod common;
 mod connection;
 mod filled;
 mod groups;
+mod hooks;
 #[allow(unused_imports, reason = "its tests run in the test program")]
 #[path = "../../tests/it/harness/postgres.rs"]
 mod postgres;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub snapshot_seconds: usize,
     /// Pending deliveries of the part `restart`: `BENCH_PG_PENDING`.
     pub pending: usize,
+    /// Hooks of the part `hooks`: `BENCH_PG_HOOKS`.
+    pub hooks: usize,
 }
 
 impl Plan {
@@ -63,6 +66,7 @@ impl Plan {
             rows: number("BENCH_PG_ROWS", default(5_000_000, 200_000)),
             snapshot_seconds: number("BENCH_PG_SNAPSHOT_SECONDS", default(600, 20)),
             pending: number("BENCH_PG_PENDING", default(1_000_000, 50_000)),
+            hooks: number("BENCH_PG_HOOKS", default(100_000, 2_000)),
         }
     }
 }
@@ -98,11 +102,12 @@ fn main() -> ExitCode {
     println!("{}; figures: median (minimum-maximum)", bench.server.description());
     let mut lost = 0;
     type Part = fn(&Bench) -> usize;
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("rates", rates::run),
         ("filled", filled::run),
         ("snapshot", snapshot::run),
         ("restart", restart::run),
+        ("hooks", hooks::run),
     ];
     for (name, run) in parts {
         if selected.contains(&name) || selected.is_empty() {

@@ -24,16 +24,22 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts workers on a new database. The others get a copy of the first one's data folder: its keys.
+    /// Starts workers on a new database.
     pub fn workers(bench: &Bench, count: usize) -> Program {
-        let (url, manifests) = (bench.server.new_database(), manifests(bench));
+        Program::workers_with_hooks(bench, count, HOOKS)
+    }
+
+    /// Starts workers with this number of hooks on a new database. The others get a copy of the first one's data folder: its
+    /// keys.
+    pub fn workers_with_hooks(bench: &Bench, count: usize, hooks: usize) -> Program {
+        let (url, manifests) = (bench.server.new_database(), manifests(bench, hooks));
         let dir = process::temp_folder();
         let data = dir.path().join("data");
-        let mut subjects = vec![start_worker(dir, &manifests, &url)];
+        let mut subjects = vec![start_worker(dir, &manifests, hooks, &url)];
         for _ in 1..count {
             let dir = process::temp_folder();
             copy_folder(&data, &dir.path().join("data"));
-            subjects.push(start_worker(dir, &manifests, &url));
+            subjects.push(start_worker(dir, &manifests, hooks, &url));
         }
         let database = Connection::open(&url);
         wait_until_divided(&database, count);
@@ -65,23 +71,24 @@ impl Program {
 }
 
 /// Starts one worker in the folder, on its `data` if it has that.
-pub fn start_worker(dir: tempfile::TempDir, manifests: &str, url: &str) -> Subject {
+pub fn start_worker(dir: tempfile::TempDir, manifests: &str, hooks: usize, url: &str) -> Subject {
     // The history stays: retention is no part of what is compared.
     let flags = ["--store-url", url, "--history-age", "168h", "--history-bytes", "1TiB"];
-    process::start_with_flags(dir, manifests, HOOKS, &flags).0
+    process::start_with_flags(dir, manifests, hooks, &flags).0
 }
 
-/// Returns the manifests: a hook for each source. Together they have the concurrency of the bare program.
-pub fn manifests(bench: &Bench) -> String {
+/// Returns the manifests: a hook for each source. Together they have the concurrency of the bare program, or one each if they
+/// are more.
+pub fn manifests(bench: &Bench, hooks: usize) -> String {
     let mut text = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\n\
          stringData: {secret: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}\n"
         .to_owned();
     let signature = "{scheme: StandardWebhooks, secretRef: {name: keys, key: secret}}";
-    for number in 0..HOOKS {
+    for number in 0..hooks {
         text += &format!(
             "---\napiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink-{number}}}\n\
              spec: {{source: bench-{number}, delivery: {{concurrency: {}}}, handler: {{webhook: {{url: 'http://{}/', format: CloudEvents, signature: {signature}}}}}}}\n",
-            CONCURRENCY / HOOKS,
+            (CONCURRENCY / hooks).max(1),
             bench.sink.address()
         );
     }

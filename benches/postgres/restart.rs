@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::Bench;
 use crate::common::process::temp_folder;
 use crate::preload;
-use crate::programs::{Program, copy_folder, manifests, start_worker};
+use crate::programs::{HOOKS, Program, copy_folder, manifests, start_worker};
 use crate::rounds::Measured;
 
 /// The time until the first delivery should be less.
@@ -29,7 +29,7 @@ pub fn run(bench: &Bench) -> usize {
     println!("\n{pending} pending deliveries inserted in {:.0?}", started.elapsed());
     bench.sink.expect(pending);
     let started = Instant::now();
-    let worker = start_worker(dir, &manifests(bench), &url);
+    let worker = start_worker(dir, &manifests(bench, HOOKS), HOOKS, &url);
     let ready = started.elapsed();
     let mut last = (0, Instant::now());
     let mut first = None;
