@@ -19,7 +19,9 @@ pub fn run(bench: &Bench) -> usize {
     let shared_after = started.elapsed();
     let idle: Vec<f64> = program.subjects.iter().map(|subject| subject.resident_mib()).collect();
     let many = Measured::new(bench, program);
-    println!("\n{hooks} hooks in {WORKERS} workers: all shards shared {shared_after:.1?} after the start of the first worker");
+    println!(
+        "\n{hooks} hooks in {WORKERS} workers: all shards shared {shared_after:.1?} after the start of the first worker"
+    );
     let mut measured = [few, many];
     let load = Load::full(CONNECTIONS, bench.plan.events);
     for _ in 0..bench.plan.rounds {
