@@ -46,6 +46,8 @@ pub struct Plan {
     pub latency_seconds: f64,
     /// Seconds of the part `stall`: `BENCH_STALL_SECONDS`.
     pub stall_seconds: usize,
+    /// Events per second of the part `stall`: `BENCH_STALL_RATE`. None: half of the measured rate.
+    pub stall_rate: Option<f64>,
     /// The folder of the charts: `BENCH_PLOTS`.
     pub plots: PathBuf,
 }
@@ -61,6 +63,7 @@ impl Plan {
             batch_connections: number("BENCH_BATCH_CONNECTIONS", 16),
             latency_seconds: number("BENCH_LATENCY_SECONDS", default(10, 2)) as f64,
             stall_seconds: number("BENCH_STALL_SECONDS", 600),
+            stall_rate: Some(number("BENCH_STALL_RATE", 0)).filter(|rate| *rate > 0).map(|rate| rate as f64),
             plots: plots.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench")),
         }
     }
