@@ -23,9 +23,10 @@ impl Process {
         Process::start(Process::command(args, envs))
     }
 
-    /// Returns the command that `spawn` starts.
+    /// Returns the command that `spawn` starts. `HOOKSTREAM_BIN` names another build of the program, such as a release.
     pub fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+        let program = std::env::var_os("HOOKSTREAM_BIN");
+        let mut command = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_hookstream").into()));
         command.args(args);
         // With all rights, a test of the operator would not notice a right that the chart does not grant.
         let is_role = command

@@ -18,21 +18,21 @@ const WORKERS: usize = 3;
 /// Events in a second, unless `SOAK_RATE` says otherwise.
 const RATE: u64 = 500;
 /// Each gets one event in this many.
-const HOOKS: u64 = 40;
+pub(super) const HOOKS: u64 = 40;
 
 /// The records of one measurement.
 #[derive(Default)]
-struct Record {
+pub(super) struct Record {
     /// When the sender had its answer, and how long it took, by the event's id.
-    accepted: Mutex<HashMap<String, (Instant, Duration)>>,
-    refused: Mutex<Vec<String>>,
+    pub(super) accepted: Mutex<HashMap<String, (Instant, Duration)>>,
+    pub(super) refused: Mutex<Vec<String>>,
     /// The first arrival, by the event's id.
-    arrived: Mutex<HashMap<String, Instant>>,
+    pub(super) arrived: Mutex<HashMap<String, Instant>>,
 }
 
 impl Record {
     /// Waits until this many further events are accepted.
-    async fn wait_for(&self, more: usize) {
+    pub(super) async fn wait_for(&self, more: usize) {
         let before = self.accepted.lock().unwrap().len();
         eventually(DEADLINE, "events to be accepted", async || match self.accepted.lock().unwrap().len() {
             now if now >= before + more => Ok(()),
@@ -42,7 +42,7 @@ impl Record {
     }
 
     /// Waits until everything has arrived. Returns the longest time from an answer to the arrival.
-    async fn longest_delivery(&self) -> Duration {
+    pub(super) async fn longest_delivery(&self) -> Duration {
         eventually(DEADLINE, "all events to arrive", async || {
             let (accepted, arrived) = (self.accepted.lock().unwrap(), self.arrived.lock().unwrap());
             match accepted.keys().filter(|id| !arrived.contains_key(*id)).count() {
@@ -65,7 +65,7 @@ impl Record {
 }
 
 /// Publishes this many events a second, whatever the answers take, each to the next of the URLs.
-async fn publish(
+pub(super) async fn publish(
     rate: u64,
     urls: Arc<Mutex<Vec<String>>>,
     record: Arc<Record>,

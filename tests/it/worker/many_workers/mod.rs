@@ -4,6 +4,7 @@ mod checker;
 mod figures;
 mod rolling_restart;
 mod servers;
+mod versions;
 
 use std::path::Path;
 
