@@ -67,7 +67,7 @@ impl WorkerPort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     pub namespace: String,
-    name: String,
+    pub name: String,
     port: String,
     is_tls: bool,
 }

@@ -46,6 +46,8 @@ pub struct ProxiedRoute {
     pub server: ApiServer,
     /// The namespace of the worker's Service.
     pub namespace: String,
+    /// The name of the worker's Service.
+    pub service: String,
 }
 
 /// The header for a token if a proxy drops Authorization.
@@ -90,8 +92,8 @@ impl WorkerClient {
         let path = service.proxy_path();
         let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path)?;
         let target = format!("Service {service} of {server}");
-        let namespace = service.namespace.clone();
-        let transport = Transport::Proxied(Box::new(ProxiedRoute { client, server, namespace }));
+        let (namespace, service) = (service.namespace.clone(), service.name.clone());
+        let transport = Transport::Proxied(Box::new(ProxiedRoute { client, server, namespace, service }));
         Ok(WorkerClient { transport, base, target, announced: Once::new(), token })
     }
 

@@ -12,6 +12,7 @@ pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
 pub mod catalogue_samples;
+pub mod change_log;
 pub mod clock;
 pub mod conditions;
 pub mod delivery_reason;

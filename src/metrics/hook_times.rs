@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::latency::{BUCKETS, bucket, quantile};
+use crate::core::change_log::ChangeLog;
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
@@ -23,6 +24,8 @@ const MAX_SHARD_HOOKS: usize = 2048;
 pub struct HookTimes {
     shards: [Mutex<FastMap<Arc<str>, Box<AttemptTimes>>>; SHARDS],
     hasher: foldhash::fast::RandomState,
+    /// The uids with a new attempt, for the API's table of hooks.
+    pub changes: ChangeLog<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,11 @@ pub struct HookTimeReport {
 
 impl Default for HookTimes {
     fn default() -> Self {
-        HookTimes { shards: std::array::from_fn(|_| Mutex::default()), hasher: Default::default() }
+        HookTimes {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: Default::default(),
+            changes: ChangeLog::default(),
+        }
     }
 }
 
@@ -64,6 +71,8 @@ impl HookTimes {
             times.counts.iter_mut().for_each(|count| *count /= 2);
         }
         times.counts.get_mut(index).into_iter().for_each(|count| *count += 1);
+        drop(shard);
+        self.changes.record(uid);
     }
 
     /// Returns the times of a hook. None if it had no attempt.

@@ -31,7 +31,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use backlog::BacklogMetrics;
 use dead_letters::DeadLetterMetrics;
-pub use hook_times::HookTimes;
+pub use hook_times::{HookTimeReport, HookTimes};
 use hooks::{FloatGauge, HookMetrics};
 pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;

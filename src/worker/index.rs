@@ -11,6 +11,7 @@ use super::series::SeriesRegistry;
 use super::store::HookId;
 use crate::api::{CaKind, EventHook};
 use crate::cluster::{DeserializeGuard, ObjectKey};
+use crate::core::change_log::ChangeLog;
 use crate::core::event::{Event, Origin};
 use crate::core::fast_map::FastMap;
 use crate::metrics::Metrics;
@@ -20,6 +21,8 @@ use crate::metrics::Metrics;
 pub struct HookIndex {
     tables: RwLock<IndexTables>,
     series: SeriesRegistry,
+    /// The namespaces and names of hooks that were added, changed or removed, for the API's table of hooks.
+    pub changes: ChangeLog<(Arc<str>, Arc<str>)>,
 }
 
 /// Keys are shared with the hook states, so that a hundred thousand hooks do not store each text twice.
@@ -51,8 +54,10 @@ impl HookIndex {
         if !affected.contains(&state.id.uid) {
             affected.push(state.id.uid.clone());
         }
+        let changed = (state.id.namespace.clone(), state.id.name.clone());
         tables.insert(Arc::new(state));
         drop(tables);
+        self.changes.record(&changed);
         if !has_series {
             self.series.remove(old.as_deref());
         }
@@ -64,6 +69,7 @@ impl HookIndex {
         let old = self.tables.write().remove(key);
         self.series.remove(old.as_deref());
         old.iter().for_each(|old| self.series.forget_health(&old.id.uid));
+        self.changes.record(&(key.namespace.as_str().into(), key.name.as_str().into()));
         old.map(|old| old.id.uid.clone()).into_iter().collect()
     }
 

@@ -211,6 +211,8 @@ impl Worker {
             ..PortOptions::default()
         };
         let local_access = self.local_access;
+        let hook_table =
+            api::HookTableCache::new(self.view.clone(), index.clone(), reports.clone(), self.metrics.clone());
         let api = api::ApiState {
             cluster: self.cluster.clone(),
             view: self.view.clone(),
@@ -224,6 +226,7 @@ impl Worker {
             max_event_bytes: self.limits.max_event_bytes,
             memory: self.memory.clone(),
             status: api::StatusSources::new(self.store.clone(), disk.clone()),
+            hook_table,
         };
         let api = api::router(api, local_access.as_ref());
         let ingest_routes = Arc::new(OnceLock::new());

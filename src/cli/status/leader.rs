@@ -3,12 +3,15 @@
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::kubeconfig::ApiServer;
 use crate::cluster::LeaderReport;
 use crate::cluster::kubernetes::read_leader;
 use crate::core::time::Millis;
+
+/// The name of the Lease without the chart: the default of `--lease-name`.
+const DEFAULT_LEASE: &str = "hookstream-controller";
 
 /// The leader, as far as it can be found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,36 +47,75 @@ impl Leader {
     }
 }
 
-/// Reads the Lease in the operator's namespace, which is that of the worker's Service. None: it is unknown, so the Leases of all
-/// namespaces are read.
+/// The leader as the worker reports it.
+#[derive(Deserialize)]
+pub struct ReportedLeader {
+    state: String,
+    holder: Option<String>,
+    message: Option<String>,
+}
+
+impl ReportedLeader {
+    /// Returns the leader, or that there is none. None: the worker does not know, because it may not read the Lease.
+    pub fn known(&self) -> Option<Leader> {
+        match (self.state.as_str(), &self.holder) {
+            ("leads", Some(holder)) => {
+                Some(Leader { holder: Some(holder.clone()), problem: None, is_unknown: false })
+            }
+            ("none", _) => Some(Leader::none(self.message.clone().unwrap_or_default())),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the one Lease of the installation to which the worker's Service belongs. `service`: the namespace and the name of the
+/// Service; None: it is unknown, so the Lease is found by its name in all namespaces.
 pub async fn find_leader(
     client: &Client,
     server: &ApiServer,
-    namespace: Option<&str>,
+    service: Option<(&str, &str)>,
     now: Millis,
 ) -> Leader {
-    let leases: Api<Lease> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let found = match leases.list(&ListParams::default()).await {
-        Ok(found) => found,
-        Err(error) => {
-            let problem = format!("reading the Lease: {}", server.describe(&error));
-            return Leader { is_unknown: true, ..Leader::none(problem) };
+    let unknown = |problem| Leader { is_unknown: true, ..Leader::none(problem) };
+    let Some((namespace, service)) = service else { return find_in_all(client, server, now).await };
+    let names = lease_names(service);
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    for name in &names {
+        match leases.get_opt(name).await {
+            Ok(Some(lease)) => return Leader::of(&lease, now),
+            Ok(None) => {}
+            Err(error) => return unknown(format!("reading the Lease {name}: {}", server.describe(&error))),
         }
+    }
+    unknown(format!("namespace {namespace} has no Lease {}", names.join(" or ")))
+}
+
+/// Returns the names that the Lease may have: that of the release with this Service, and that of an installation without the
+/// chart. The Lease of another release, whose name only resembles them, says nothing about this one.
+fn lease_names(service: &str) -> Vec<String> {
+    let of_release = service.strip_suffix("-api").map(|release| format!("{release}-controller"));
+    let mut names: Vec<String> = of_release.into_iter().chain([DEFAULT_LEASE.to_owned()]).collect();
+    names.dedup();
+    names
+}
+
+async fn find_in_all(client: &Client, server: &ApiServer, now: Millis) -> Leader {
+    let unknown = |problem| Leader { is_unknown: true, ..Leader::none(problem) };
+    let leases: Api<Lease> = Api::all(client.clone());
+    let params = ListParams::default().fields(&format!("metadata.name={DEFAULT_LEASE}"));
+    let found = match leases.list(&params).await {
+        Ok(found) => found.items,
+        Err(error) => return unknown(format!("reading the Lease: {}", server.describe(&error))),
     };
-    // The operator's own namespace contains its Lease, by default with this name.
-    let ours = found.items.iter().filter(|lease| lease.name_any().contains("hookstream"));
-    let leaders: Vec<Leader> = ours.map(|lease| Leader::of(lease, now)).collect();
-    let unhealthy = leaders.iter().find(|leader| !leader.is_healthy());
-    unhealthy.or(leaders.first()).cloned().unwrap_or_else(|| Leader {
-        is_unknown: true,
-        ..Leader::none(match namespace {
-            Some(namespace) => format!("no Lease in namespace {namespace} has hookstream in its name"),
-            None => "no Lease has hookstream in its name".to_owned(),
-        })
-    })
+    match found.as_slice() {
+        [] => unknown(format!("no namespace has a Lease {DEFAULT_LEASE}")),
+        [lease] => Leader::of(lease, now),
+        several => {
+            let namespaces: Vec<String> = several.iter().filter_map(ResourceExt::namespace).collect();
+            let namespaces = namespaces.join(", ");
+            unknown(format!("several namespaces have a Lease {DEFAULT_LEASE} ({namespaces}): use --service"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +138,28 @@ mod tests {
         ] {
             let leader = Leader::of(&lease(holder, renewed), now);
             assert_eq!((leader.problem.as_deref(), leader.is_healthy()), (Some(problem), false));
+        }
+    }
+    #[test]
+    fn names_the_lease_of_the_release_and_no_similar_one() {
+        assert_eq!(lease_names("hookstream-api"), ["hookstream-controller"]);
+        assert_eq!(
+            lease_names("blue-hookstream-api"),
+            ["blue-hookstream-controller", "hookstream-controller"]
+        );
+        assert_eq!(lease_names("gateway"), ["hookstream-controller"]);
+    }
+
+    #[test]
+    fn report_of_a_worker_that_may_not_read_the_lease_is_no_answer() {
+        let reported = |json: serde_json::Value| -> ReportedLeader { serde_json::from_value(json).unwrap() };
+        let leads = reported(serde_json::json!({"state": "leads", "holder": "a", "message": null}));
+        assert_eq!(leads.known().unwrap().holder.as_deref(), Some("a"));
+        let none = reported(serde_json::json!({"state": "none", "holder": null, "message": "m"}));
+        assert_eq!(none.known(), Some(Leader::none("m".to_owned())));
+        for state in ["unknown", "noElection", "later"] {
+            let other = reported(serde_json::json!({"state": state, "holder": null, "message": "m"}));
+            assert_eq!(other.known(), None, "{state}");
         }
     }
 }

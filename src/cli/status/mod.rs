@@ -21,7 +21,7 @@ use crate::core::duration;
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use cluster::ClusterStatus;
-use leader::{Leader, find_leader};
+use leader::{Leader, ReportedLeader, find_leader};
 use print::{ObjectLists, WorkerStatus, status_lines, status_lines_without_worker};
 
 /// The time between two requests.
@@ -152,8 +152,9 @@ async fn read(
     let Some(cluster) = cluster.filter(|_| failed.is_temporary) else { return Err(failed) };
     // If the API server cannot be reached either, the first failure says so.
     let Some(found) = ClusterStatus::read(cluster, args.namespace()).await else { return Err(failed) };
-    let namespace = worker.as_ref().and_then(WorkerClient::proxied_route).map(|route| &*route.namespace);
-    let leader = find_leader(&cluster.client, &cluster.server, namespace, Millis::now()).await;
+    let route = worker.as_ref().and_then(WorkerClient::proxied_route);
+    let service = route.map(|route| (route.namespace.as_str(), route.service.as_str()));
+    let leader = find_leader(&cluster.client, &cluster.server, service, Millis::now()).await;
     Ok(Snapshot::Cluster { problem: failed.failure.message, found, leader })
 }
 
@@ -181,12 +182,16 @@ async fn read_worker(
     let is_temporary = response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS;
     let response = response.success(2).map_err(|failure| ReadFailure { failure, is_temporary })?;
     let body: Box<RawValue> = response.json().map_err(lasting)?;
-    let status = response.json().map_err(lasting)?;
-    let leader = match worker.proxied_route() {
-        Some(route) => {
-            Some(find_leader(&route.client, &route.server, Some(&route.namespace), Millis::now()).await)
+    let status: WorkerStatus = response.json().map_err(lasting)?;
+    // The worker knows the name of its Lease (`--lease-name`), and may be permitted to read it where the user is not.
+    let reported = status.leader.as_ref().and_then(ReportedLeader::known);
+    let leader = match (worker.proxied_route(), reported) {
+        (None, _) => None,
+        (Some(_), Some(leader)) => Some(leader),
+        (Some(route), None) => {
+            let service = Some((route.namespace.as_str(), route.service.as_str()));
+            Some(find_leader(&route.client, &route.server, service, Millis::now()).await)
         }
-        None => None,
     };
     Ok(Snapshot::Worker { body, status: Box::new(status), leader })
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::leader::Leader;
+use super::leader::{Leader, ReportedLeader};
 use crate::cli::output::{strip_control_chars, table_lines};
 use crate::core::duration::short_text;
 use crate::core::time::Millis;
@@ -15,6 +15,9 @@ pub struct WorkerStatus {
     version: Version,
     namespace: Option<String>,
     pub healthy: bool,
+    /// Absent in the response of an older worker.
+    #[serde(default)]
+    pub leader: Option<ReportedLeader>,
     #[serde(flatten)]
     objects: ObjectLists,
     backlog: Backlog,

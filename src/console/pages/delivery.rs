@@ -21,7 +21,7 @@ pub async fn show(request: PageRequest) -> Response {
 async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let path = request.scope.api("deliveries").segment(request.parameter("id"));
     let (delivery, has_payload): (Delivery, bool) = request.api.get_with_payload(&path).await?;
-    // It examines every hook of the namespace, so it is read only where it is shown.
+    // It explains every delivery of the event, so it is read only where it is shown.
     let explanation = match needs_explanation(&delivery) {
         true => explanation(request, &delivery).await,
         false => None,
@@ -91,7 +91,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
 /// Returns the API's explanation of a delivery, if its event is still kept.
 async fn explanation(request: &PageRequest, delivery: &Delivery) -> Option<String> {
     let path = request.scope.api("events").segment(&delivery.event).segment("explain");
-    let found: Explanation = request.api.get(&path).await.ok()?;
+    let found: Explanation = request.api.get(&path.query("deliveriesOnly", "true")).await.ok()?;
     let found = found.deliveries.into_iter().find(|found| found.delivery.id == delivery.id)?;
     Some(found.explanation)
 }

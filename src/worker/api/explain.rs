@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use super::catalogue::{HIDDEN_VALUE, filter_result};
 use super::hold::HoldFinder;
@@ -16,8 +16,7 @@ use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, Unm
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
 use super::why::UnmatchedReason;
 use super::{query, why};
-use crate::api::EventHook;
-use crate::cluster::{DeserializeGuard, Permission};
+use crate::cluster::Permission;
 use crate::core::filter::FilterInput;
 use crate::core::time::Millis;
 use crate::worker::decide::{Decision, decide, decide_again};
@@ -39,40 +38,31 @@ pub async fn explain(
 ) -> Result<Json<ExplainResponse>, HttpProblem> {
     let access = Permission::new(&namespace, "get", RESOURCE);
     api.authorize(&headers, access).await?;
-    query::reject_parameters(uri.query())?;
+    let deliveries_only = query::parse_deliveries_only(uri.query())?;
     let shows_values = api.is_authorized(&headers, access.with_subresource("payload")).await?;
     let found = api.store.explain(&namespace, &event).await.map_err(|error| store_problem(&error))?;
     let found = found.ok_or_else(event_not_found)?;
     // On a blocking thread: each filter may take some milliseconds.
-    let response = move || build_response(&api, &namespace, found, shows_values, Millis::now());
+    let options = ExplainOptions { shows_values, deliveries_only };
+    let response = move || build_response(&api, &namespace, found, options, Millis::now());
     let response = tokio::task::spawn_blocking(response).await;
     response.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the event could not be explained"))
 }
 
-fn name_of(hook: &DeserializeGuard<EventHook>) -> &str {
-    hook.meta().name.as_deref().unwrap_or_default()
+/// What an explanation contains.
+#[derive(Clone, Copy)]
+struct ExplainOptions {
+    /// The client may read the event's data, so that errors of filters may have values of it.
+    shows_values: bool,
+    /// Without the hooks that have no delivery.
+    deliveries_only: bool,
 }
 
-/// Keeps up to `listed` hooks, by name. If there are more: those of the event's source first, because a hook of another source
-/// is no surprise.
-fn keep_nearest(hooks: &mut Vec<Arc<DeserializeGuard<EventHook>>>, listed: usize, source: &str) {
-    if listed < hooks.len() {
-        let rank = |hook: &Arc<DeserializeGuard<EventHook>>| {
-            hook.0.as_ref().is_ok_and(|hook| hook.spec.source != source)
-        };
-        // Not sorted as a whole, which takes long for a hundred thousand.
-        hooks.select_nth_unstable_by(listed, |a, b| (rank(a), name_of(a)).cmp(&(rank(b), name_of(b))));
-        hooks.truncate(listed);
-    }
-    hooks.sort_unstable_by(|a, b| name_of(a).cmp(name_of(b)));
-}
-
-/// `shows_values`: the client may read the event's data, so that errors of filters may have values of it.
 fn build_response(
     api: &ApiState,
     namespace: &str,
     found: store::EventExplanation,
-    shows_values: bool,
+    ExplainOptions { shows_values, deliveries_only }: ExplainOptions,
     now: Millis,
 ) -> ExplainResponse {
     let hide_values = |decision| match decision {
@@ -107,16 +97,17 @@ fn build_response(
         response.deliveries.push(ExplainedDelivery { delivery, explanation });
     }
     response.deliveries_left_out = found.left_out;
-    let mut hooks = api.view.hooks.state();
-    hooks.retain(|hook| {
-        hook.meta().namespace.as_deref() == Some(namespace) && !with_delivery.contains(name_of(hook))
-    });
+    if deliveries_only {
+        return response;
+    }
     // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
     let listed = if found.left_out > 0 { 0 } else { MAX_UNMATCHED };
-    response.others_left_out = hooks.len().saturating_sub(found.left_out).saturating_sub(listed);
+    let source = found.event.family();
+    let (names, others) =
+        api.hook_table.read(|table| table.others(namespace, &with_delivery, source, listed));
+    response.others_left_out = others.saturating_sub(found.left_out).saturating_sub(listed);
     let input = FilterInput::new(&found.event);
-    keep_nearest(&mut hooks, listed, found.event.family());
-    for object in hooks {
+    for object in names.iter().filter_map(|name| api.view.hook(namespace, name)) {
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
             let in_time = started.elapsed() < EVALUATE_TIMEOUT;

@@ -1,12 +1,13 @@
 //! The leader of the controllers, which the responses of a short time share.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::shared::Shared;
 use crate::cluster::{Cluster, LeaderReport};
 use crate::core::time::Millis;
 
@@ -19,13 +20,9 @@ const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(20);
 /// How long a response waits otherwise.
 const MAX_FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// Reads the leader, at most once in `MAX_AGE`.
+/// Reads the leader, at most once in `MAX_AGE`. A read that fails reports that the leader is unknown.
 #[derive(Default)]
-pub struct LeaderCache {
-    last: Arc<Mutex<Option<(Instant, LeaderReport)>>>,
-    /// Held while it is read.
-    reading: Arc<tokio::sync::Mutex<()>>,
-}
+pub struct LeaderCache(Arc<Shared<LeaderReport, Infallible>>);
 
 /// The replica of the controller that leads.
 #[derive(Serialize, JsonSchema)]
@@ -52,35 +49,19 @@ impl LeaderCache {
     }
 
     async fn read_with(&self, read: impl Future<Output = LeaderReport> + Send + 'static) -> LeaderReport {
-        if let Some(report) = self.last(MAX_AGE) {
+        if let Some(report) = self.0.last(MAX_AGE) {
             return report;
         }
-        let (last, reading) = (self.last.clone(), self.reading.clone());
+        let shared = self.0.clone();
         // In a separate task, which goes on when this request has its answer. Concurrent requests share the read.
-        let reading = tokio::spawn(async move {
-            let requested = Instant::now();
-            let _guard = reading.lock().await;
-            if let Some((at, report)) = &*last.lock()
-                && *at >= requested
-            {
-                return report.clone();
-            }
-            let report = read.await;
-            *last.lock() = Some((Instant::now(), report.clone()));
-            report
-        });
-        let older = self.last(MAX_SHOWN_AGE);
+        let reading = tokio::spawn(async move { shared.get(MAX_AGE, async { Ok(read.await) }).await });
+        let older = self.0.last(MAX_SHOWN_AGE);
         let wait = if older.is_some() { MAX_RENEWAL_WAIT } else { MAX_FIRST_WAIT };
         let unknown = || LeaderReport::Unknown { message: "the Lease is being read".to_owned(), role: None };
         match tokio::time::timeout(wait, reading).await {
-            Ok(Ok(report)) => report,
+            Ok(Ok(Ok(report))) => report,
             _ => older.unwrap_or_else(unknown),
         }
-    }
-
-    fn last(&self, max_age: Duration) -> Option<LeaderReport> {
-        let last = self.last.lock();
-        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, report)| report.clone())
     }
 }
 
@@ -102,6 +83,8 @@ impl From<LeaderReport> for LeaderResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[tokio::test]
@@ -110,7 +93,7 @@ mod tests {
         for (age, is_shown) in [(1, true), (30, true), (61, false)] {
             let cache = LeaderCache::default();
             let at = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
-            *cache.last.lock() = Some((at, leads.clone()));
+            cache.0.set_last(at, leads.clone());
             let report = cache.read_with(std::future::pending()).await;
             assert_eq!(report == leads, is_shown, "{age} s: {report:?}");
         }

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::leader::LeaderCache;
+use super::shared::Shared;
 use crate::core::time::Millis;
 use crate::worker::ingest::Disk;
 use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
@@ -35,16 +35,7 @@ pub struct StatusSources {
     store: Arc<dyn Store>,
     pub disk: Arc<Disk>,
     pub leader: LeaderCache,
-    shared: Shared,
-}
-
-/// The last measurement and the last failure of one.
-#[derive(Default)]
-struct Shared {
-    last: Mutex<Option<(Instant, Arc<StoreMeasurement>)>>,
-    failure: Mutex<Option<(Instant, StoreError)>>,
-    /// Held while the store is measured.
-    measuring: tokio::sync::Mutex<()>,
+    shared: Shared<Arc<StoreMeasurement>, StoreError>,
 }
 
 /// A request extension of the console, whose overview must not wait for thousands of backlogs: the counts of a status may be
@@ -68,12 +59,27 @@ impl StoreMeasurement {
         self.unmeasured.is_empty()
     }
 
+    /// Returns the uids of the hooks with a backlog.
+    pub fn hooks(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.backlogs.keys().chain(&self.unmeasured)
+    }
+
     /// Returns the backlog of a hook. None: it has one that was not measured.
     pub fn backlog(&self, uid: &str) -> Option<StoreStats> {
         match self.backlogs.get(uid) {
             Some((_, stats)) => Some(*stats),
             None => (!self.unmeasured.contains(uid)).then(StoreStats::default),
         }
+    }
+}
+
+#[cfg(test)]
+impl StoreMeasurement {
+    pub fn for_test(
+        backlogs: HashMap<Arc<str>, (HookId, StoreStats)>,
+        unmeasured: HashSet<Arc<str>>,
+    ) -> Self {
+        StoreMeasurement { backlogs, unmeasured, ..StoreMeasurement::default() }
     }
 }
 
@@ -84,7 +90,7 @@ impl StatusSources {
 
     /// Returns the last measurement, or a new one if it is too old. Concurrent callers share it.
     pub async fn measure(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
-        self.shared.get(self.measure_now()).await
+        self.shared.get(MAX_AGE, self.measure_now()).await
     }
 
     /// Returns a new measurement, or the last one if the new one takes long: with thousands of backlogs it takes seconds.
@@ -122,7 +128,7 @@ impl StatusSources {
         tokio::spawn(async move { sources.measure().await })
     }
 
-    async fn measure_now(&self) -> Result<StoreMeasurement, StoreError> {
+    async fn measure_now(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
         let started = Instant::now();
         let mut measured = StoreMeasurement::default();
         for backlog in self.store.backlog_of_all_workers().await? {
@@ -136,72 +142,13 @@ impl StatusSources {
         }
         let since = Millis(Millis::for_ages().0.saturating_sub(DEAD_LETTER_AGE));
         measured.dead = self.store.dead_letters(since, MAX_DEAD_LETTERS).await?;
-        Ok(measured)
-    }
-}
-
-impl Shared {
-    /// Returns the last measurement, or a new one if it is too old. Callers that began to wait before a measurement failed get
-    /// its failure: one after the other, they would wait longer than their clients do.
-    async fn get(
-        &self,
-        measure: impl Future<Output = Result<StoreMeasurement, StoreError>>,
-    ) -> Result<Arc<StoreMeasurement>, StoreError> {
-        let requested = Instant::now();
-        if let Some(measured) = self.last(MAX_AGE) {
-            return Ok(measured);
-        }
-        let _guard = self.measuring.lock().await;
-        if let Some(measured) = self.last(MAX_AGE) {
-            return Ok(measured);
-        }
-        if let Some((at, failure)) = &*self.failure.lock()
-            && *at >= requested
-        {
-            return Err(failure.clone());
-        }
-        match measure.await {
-            Ok(measured) => {
-                let measured = Arc::new(measured);
-                *self.last.lock() = Some((Instant::now(), measured.clone()));
-                Ok(measured)
-            }
-            Err(failure) => {
-                *self.failure.lock() = Some((Instant::now(), failure.clone()));
-                Err(failure)
-            }
-        }
-    }
-
-    fn last(&self, max_age: Duration) -> Option<Arc<StoreMeasurement>> {
-        let last = self.last.lock();
-        last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, measured)| measured.clone())
+        Ok(Arc::new(measured))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
-
-    #[tokio::test]
-    async fn concurrent_callers_share_a_failed_measurement() {
-        let (shared, measured) = (Shared::default(), AtomicUsize::new(0));
-        let failing = || async {
-            measured.fetch_add(1, Ordering::Relaxed);
-            // All callers wait before it fails.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            Err(StoreError::Busy)
-        };
-        let found = futures::future::join_all((0..8).map(|_| shared.get(failing()))).await;
-        assert!(found.iter().all(Result::is_err));
-        assert_eq!(measured.load(Ordering::Relaxed), 1);
-        // A later caller tries again.
-        assert!(shared.get(async { Ok(StoreMeasurement::default()) }).await.is_ok());
-    }
 
     #[test]
     fn backlog_of_a_hook_is_unknown_only_if_it_was_not_measured() {

@@ -109,6 +109,8 @@ pub const LIST_PARAMETERS: [Parameter; 9] = [
 ];
 pub const PAYLOAD: [Parameter; 1] =
     [Parameter::flag("payload", "Return the data too (get deliveries/payload)")];
+pub const DELIVERIES_ONLY: [Parameter; 1] =
+    [Parameter::flag("deliveriesOnly", "Leave out the hooks that have no delivery of the event")];
 pub const DRY_RUN: [Parameter; 1] = [Parameter::flag("dryRun", "Only count, up to 10,000")];
 
 /// Parses a parameter of every list.
@@ -155,6 +157,11 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
 /// Parses the query of one delivery: whether its payload is requested.
 pub fn parse_payload(query: Option<&str>) -> Result<bool, HttpProblem> {
     parse_flag(&PAYLOAD, query)
+}
+
+/// Parses the query of an explanation: whether it leaves out the hooks without a delivery.
+pub fn parse_deliveries_only(query: Option<&str>) -> Result<bool, HttpProblem> {
+    parse_flag(&DELIVERIES_ONLY, query)
 }
 
 /// Parses the query of a bulk replay: whether it only counts.

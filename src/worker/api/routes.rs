@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::event_query::EVENT_PARAMETERS;
 use super::openapi;
-use super::query::{CancellationRequest, DRY_RUN, LIST_PARAMETERS, PAYLOAD, ReplayRequest};
+use super::query::{CancellationRequest, DELIVERIES_ONLY, DRY_RUN, LIST_PARAMETERS, PAYLOAD, ReplayRequest};
 use super::responses::{
     CancellationResponse, DeliveryListResponse, DeliveryResponse, DeliveryStateResponse, DryRunResponse,
     EventListResponse, EventResponse, ExplainResponse, ReplayListResponse, ReplayResponse,
@@ -140,7 +140,8 @@ pub fn routes() -> Vec<ApiRoute> {
             "get deliveries",
             schema::<ExplainResponse>,
             get(explain::explain),
-        ),
+        )
+        .parameters(&DELIVERIES_ONLY),
         ApiRoute::get(
             "/v1/namespaces/{namespace}/status",
             "showStatus",

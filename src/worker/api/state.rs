@@ -7,6 +7,7 @@ use http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::hooks::table::HookTableCache;
 use super::measure::StatusSources;
 use super::rights;
 use crate::cluster::{AuthorizationError, Cluster, Permission, View};
@@ -45,6 +46,7 @@ pub struct ApiState {
     pub max_event_bytes: usize,
     pub memory: MemoryBudget,
     pub status: Arc<StatusSources>,
+    pub hook_table: Arc<HookTableCache>,
 }
 
 impl ApiState {

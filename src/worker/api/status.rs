@@ -15,16 +15,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
+use super::hooks::table::{Attention, AttentionList, is_requested, not_delivering};
 use super::leader::LeaderResponse;
 use super::measure::{AcceptsOlderCounts, StoreMeasurement};
-use super::readiness::{ObjectResponse, VendorObject, conditions_of, readiness, ready_of};
+use super::readiness::{ObjectResponse, VendorObject, readiness, ready_of};
 use super::routes::VersionSchema;
 use super::scope::ListScope;
 use super::state::{ApiState, RESOURCE, store_problem};
 use super::{listing, query};
+use crate::api::EventHook;
 use crate::cluster::{DeserializeGuard, LeaderReport, ObjectKey, Permission};
-use crate::core::conditions::DELIVERING;
-use crate::core::shown_readiness::find_condition;
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use crate::memory::MemoryShare;
@@ -143,12 +143,19 @@ fn build_status(
     let is_shown = |meta: &ObjectMeta| namespace.is_none() || meta.namespace == namespace;
     let mut connections: Vec<ObjectResponse> = Vec::new();
     collect(&api.view.connections, "Connection", &is_shown, false, &mut connections);
-    let mut not_ready: Vec<ObjectResponse> = Vec::new();
+    let scope = namespace.as_deref().unwrap_or(ALL_NAMESPACES);
+    let (unready_hooks, failing_hooks) = api.hook_table.read(|table| {
+        let attention = |attention| table.attention(scope, attention, MAX_ITEMS);
+        (attention(Attention::Unready), attention(Attention::NotDelivering))
+    });
     let lacks_ready = |object: &ObjectResponse| object.ready != "True";
-    collect(&api.view.hooks, "EventHook", &is_shown, true, &mut not_ready);
+    let mut not_ready: Vec<ObjectResponse> =
+        found(api, &unready_hooks).map(|guard| readiness("EventHook", &guard)).collect();
     collect(&api.view.streams, "EventStream", &is_shown, true, &mut not_ready);
     collect(&api.view.auth0_hooks, "Hook", &is_shown, true, &mut not_ready);
-    let not_delivering = collect_not_delivering(api, measured, &is_shown);
+    let not_delivering: Vec<HookResponse> = found(api, &failing_hooks)
+        .filter_map(|guard| describe_not_delivering(api, measured, &guard))
+        .collect();
 
     let is_ours = |name: &str| namespace.as_ref().is_none_or(|namespace| namespace == name);
     let backlogs = measured.backlogs.values().filter(|(hook, _)| is_ours(&hook.namespace));
@@ -171,9 +178,9 @@ fn build_status(
         version: Version::current(),
         healthy,
         leader: leader.into(),
-        connections: bounded(connections, |object| object.ready == "True"),
-        not_ready: bounded(not_ready, |object| object.expected),
-        not_delivering: bounded(not_delivering, |hook| hook.expected),
+        connections: bounded(connections, 0, |object| object.ready == "True"),
+        not_ready: bounded(not_ready, unready_hooks.left_out, |object| object.expected),
+        not_delivering: bounded(not_delivering, failing_hooks.left_out, |hook| hook.expected),
         backlog: BacklogResponse {
             pending,
             oldest_time: oldest.map(Millis::rfc3339),
@@ -189,10 +196,11 @@ fn build_status(
     }
 }
 
-/// Sorts the entries, those that need attention first, and leaves out what is too much.
-fn bounded<T: Named>(mut items: Vec<T>, comes_last: impl Fn(&T) -> bool) -> ItemsResponse<T> {
+/// Sorts the entries, those that need attention first, and leaves out what is too much. `more`: further entries, which come after
+/// `MAX_ITEMS` of these.
+fn bounded<T: Named>(mut items: Vec<T>, more: usize, comes_last: impl Fn(&T) -> bool) -> ItemsResponse<T> {
     items.sort_by(|a, b| (comes_last(a), a.names()).cmp(&(comes_last(b), b.names())));
-    let left_out = items.len().saturating_sub(MAX_ITEMS);
+    let left_out = items.len().saturating_sub(MAX_ITEMS) + more;
     items.truncate(MAX_ITEMS);
     ItemsResponse { items, left_out }
 }
@@ -213,7 +221,8 @@ impl Named for HookResponse {
     }
 }
 
-/// Collects the objects, or with `only_unready` those that are not Ready. Examines all objects, so it copies those only.
+/// Collects the objects, or with `only_unready` those that are not Ready. Examines all objects, so it copies those only; hooks,
+/// which may be many more, are counted by their table.
 fn collect<K>(
     store: &Reflected<DeserializeGuard<K>>,
     kind: &'static str,
@@ -232,32 +241,34 @@ fn collect<K>(
     }
 }
 
-fn collect_not_delivering(
+/// Returns the objects of hooks that need attention.
+fn found<'a>(
+    api: &'a ApiState,
+    hooks: &'a AttentionList,
+) -> impl Iterator<Item = Arc<DeserializeGuard<EventHook>>> + 'a {
+    hooks.hooks.iter().filter_map(|(namespace, name)| api.view.hook(namespace, name))
+}
+
+/// Describes a hook that does not deliver. None: it does by now.
+fn describe_not_delivering(
     api: &ApiState,
     measured: &StoreMeasurement,
-    is_shown: &impl Fn(&ObjectMeta) -> bool,
-) -> Vec<HookResponse> {
-    let mut hooks = Vec::new();
-    for guard in api.view.hooks.state() {
-        let Ok(hook) = &guard.0 else { continue };
-        let failing =
-            find_condition(conditions_of(hook), DELIVERING).filter(|condition| condition.status == "False");
-        let Some(condition) = failing.filter(|_| is_shown(hook.meta())) else { continue };
-        let key = ObjectKey::of(hook);
-        let uid = hook.metadata.uid.as_deref().unwrap_or_default();
-        let backlog = measured.backlogs.get(uid).map(|(_, stats)| *stats).unwrap_or_default();
-        let breaker = api.reports.breakers.get(uid);
-        hooks.push(HookResponse {
-            namespace: key.namespace,
-            name: key.name,
-            reason: condition.reason.clone(),
-            message: condition.message.clone(),
-            since: condition.last_transition_time.0.to_string(),
-            pending: backlog.pending,
-            oldest_time: backlog.oldest.map(Millis::rfc3339),
-            next_probe_time: breaker.and_then(|breaker| breaker.next_probe).map(Millis::rfc3339),
-            expected: condition.reason == "Paused",
-        });
-    }
-    hooks
+    guard: &DeserializeGuard<EventHook>,
+) -> Option<HookResponse> {
+    let condition = not_delivering(guard)?;
+    let ObjectKey { namespace, name } = ObjectKey::of(guard);
+    let uid = guard.meta().uid.as_deref().unwrap_or_default();
+    let backlog = measured.backlogs.get(uid).map(|(_, stats)| *stats).unwrap_or_default();
+    let breaker = api.reports.breakers.get(uid);
+    Some(HookResponse {
+        namespace,
+        name,
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+        since: condition.last_transition_time.0.to_string(),
+        pending: backlog.pending,
+        oldest_time: backlog.oldest.map(Millis::rfc3339),
+        next_probe_time: breaker.and_then(|breaker| breaker.next_probe).map(Millis::rfc3339),
+        expected: is_requested(condition),
+    })
 }

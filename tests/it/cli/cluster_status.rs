@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::cluster_worker::{ApiServer, failure};
 use super::run_with;
 
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/tools/leases";
 const STATUS: &str = "/api/v1/namespaces/tools/services/hooks-api:api/proxy/v1/namespaces/shop/status";
 
 fn list(kind: &str, items: &[Value]) -> (u16, Value) {
@@ -23,8 +24,13 @@ fn object(kind: &str, name: &str, conditions: &[(&str, &str, &str)], status: Val
         "metadata": {"name": name, "namespace": "shop", "generation": 1}})
 }
 
-/// Answers lists of objects and Leases in these folders of the API.
-fn serve_objects(server: &ApiServer, objects: &str, leases: &str) {
+fn lease(name: &str, holder: &str) -> Value {
+    json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": name, "namespace": "tools"},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": "2099-01-01T00:00:00.000000Z"}})
+}
+
+/// Answers lists of objects in this folder of the API.
+fn serve_objects(server: &ApiServer, objects: &str) {
     let hooks = [
         object("EventHook", "broken", &[("Ready", "False", "ConnectionMissing")], json!({})),
         object(
@@ -34,16 +40,12 @@ fn serve_objects(server: &ApiServer, objects: &str, leases: &str) {
             json!({"delivery": {"pending": 7}}),
         ),
     ];
-    let lease = json!({"metadata": {"name": "hookstream-controller", "namespace": "tools"},
-        "spec": {"holderIdentity": "hookstream-0", "leaseDurationSeconds": 15, "renewTime": "2099-01-01T00:00:00.000000Z"}});
-    let lease = json!({"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": {}, "items": [lease]});
     let connections = [object("Connection", "kong", &[("Ready", "True", "Ready")], json!({}))];
     let mut answers = server.answers.lock().unwrap();
     answers.insert(format!("{objects}/connections"), list("Connection", &connections));
     answers.insert(format!("{objects}/eventhooks"), list("EventHook", &hooks));
     answers.insert(format!("{objects}/eventstreams"), list("EventStream", &[]));
     answers.insert(format!("{objects}/hooks"), (403, failure(403, "hooks is forbidden")));
-    answers.insert(leases.to_owned(), (200, lease));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,11 +64,12 @@ async fn shows_the_cluster_without_a_worker() {
     assert!(code == 2 && out.is_empty() && error.contains("no endpoints available"), "{out}{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 
-    serve_objects(
-        &server,
-        "/apis/hookstream.dev/v1alpha1/namespaces/shop",
-        "/apis/coordination.k8s.io/v1/namespaces/tools/leases",
-    );
+    serve_objects(&server, "/apis/hookstream.dev/v1alpha1/namespaces/shop");
+    // That of another release in the namespace, whose Lease has the same words, does not count.
+    for (name, holder) in [("hooks-controller", "hookstream-0"), ("hookstream-controller", "another-0")] {
+        let path = format!("{LEASES}/{name}");
+        server.answers.lock().unwrap().insert(path, (200, lease(name, holder)));
+    }
     let (code, out, error) = run(&[]).await;
     assert_eq!((code, error.as_str()), (1, ""), "{out}");
     let lines: Vec<&str> = out.lines().collect();
@@ -108,7 +111,11 @@ async fn shows_the_cluster_without_a_service() {
     *server.services.lock().unwrap() = Some(Vec::new());
     let kubeconfig = server.start().await;
     let envs = [("KUBECONFIG", kubeconfig.to_str().unwrap())];
-    serve_objects(&server, "/apis/hookstream.dev/v1alpha1", "/apis/coordination.k8s.io/v1/leases");
+    serve_objects(&server, "/apis/hookstream.dev/v1alpha1");
+    let leases = json!({"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": {},
+        "items": [lease("hookstream-controller", "hookstream-0")]});
+    let path = "/apis/coordination.k8s.io/v1/leases".to_owned();
+    server.answers.lock().unwrap().insert(path, (200, leases));
     let (code, out, error) = run_with(&["status", "--context", "prod", "-A"], &envs).await;
     assert_eq!((code, error.as_str()), (1, ""), "{out}");
     let lines: Vec<&str> = out.lines().collect();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, Uri};
-use kube::Resource;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,10 +14,8 @@ use crate::cluster::Permission;
 use crate::core::auth0_events;
 use crate::core::catalogue::SOURCES;
 use crate::core::catalogue_samples;
-use crate::worker::api::hooks::source_of;
 use crate::worker::api::listing;
 use crate::worker::api::query;
-use crate::worker::api::scope::covers;
 use crate::worker::api::state::{ApiState, RESOURCE};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
@@ -83,34 +80,33 @@ pub async fn list(
 fn build_list(api: &ApiState, namespace: &str) -> SourceListResponse {
     let mut sources = known_sources();
     let (mut named, mut truncated) = (0, false);
-    for guard in api.view.hooks.state() {
-        if !covers(namespace, guard.meta().namespace.as_deref().unwrap_or_default()) {
-            continue;
-        }
-        let (Some(source), event) = source_of(&guard) else { continue };
-        // Most hooks name what another one has named: nothing is copied for them.
-        let known = sources.get_mut(source).and_then(|(_, hooks, events)| match event {
-            None => Some(hooks),
-            Some(event) => events.get_mut(event).map(|event| &mut event.hooks),
-        });
-        if let Some(hooks) = known {
-            *hooks += 1;
-            continue;
-        }
-        if named >= MAX_NAMED {
-            truncated = true;
-            continue;
-        }
-        named += 1;
-        let (_, hooks, events) = sources.entry(source.to_owned()).or_insert_with(|| (None, 0, Events::new()));
-        match event {
-            None => *hooks += 1,
-            Some(event) => {
-                let new = || SourceEventResponse { event: event.to_owned(), ..Default::default() };
-                events.entry(event.to_owned()).or_insert_with(new).hooks += 1;
+    api.hook_table.read(|table| {
+        table.visit_selectors(namespace, |selector, count| {
+            let (source, event) = (selector.source(), selector.event());
+            let known = sources.get_mut(source).and_then(|(_, hooks, events)| match event {
+                None => Some(hooks),
+                Some(event) => events.get_mut(event).map(|event| &mut event.hooks),
+            });
+            if let Some(hooks) = known {
+                *hooks += count;
+                return;
             }
-        }
-    }
+            if named >= MAX_NAMED {
+                truncated = true;
+                return;
+            }
+            named += 1;
+            let (_, hooks, events) =
+                sources.entry(source.to_owned()).or_insert_with(|| (None, 0, Events::new()));
+            match event {
+                None => *hooks += count,
+                Some(event) => {
+                    let new = || SourceEventResponse { event: event.to_owned(), ..Default::default() };
+                    events.entry(event.to_owned()).or_insert_with(new).hooks += count;
+                }
+            }
+        });
+    });
     let items = sources.into_iter().map(|(source, (catalogue, hooks, events))| SourceResponse {
         source,
         catalogue,

@@ -3,12 +3,14 @@
 //! What the worker measures of a hook (percentiles, breaker, timeline) is of this process since its start. With several
 //! workers, only the one that sends the hook's deliveries has it.
 
+mod facts;
 mod list;
 mod query;
 mod run;
 mod show;
 mod shown_state;
 mod spec;
+pub mod table;
 
 use axum::routing::{get, post};
 use kube::Resource;
@@ -81,7 +83,7 @@ fn find(api: &ApiState, path: &HookPath) -> Result<std::sync::Arc<DeserializeGua
 }
 
 /// Returns the source and the event that a hook names, as far as its spec can be read.
-pub fn source_of(guard: &DeserializeGuard<EventHook>) -> (Option<&str>, Option<&str>) {
+fn source_of(guard: &DeserializeGuard<EventHook>) -> (Option<&str>, Option<&str>) {
     match &guard.0 {
         Ok(hook) => (Some(&hook.spec.source), hook.spec.event.as_deref()),
         Err(invalid) => {

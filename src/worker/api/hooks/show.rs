@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::list::{HookFacts, HookSummaryResponse};
+use super::facts::HookFacts;
+use super::list::HookSummaryResponse;
 use super::shown_state::changed_at;
 use super::spec::masked_spec;
 use super::{HookPath, find, uid_of};
@@ -129,7 +130,7 @@ pub async fn show(
     let shows_texts = api.is_authorized(&headers, access.with_subresource("payload")).await?;
     let guard = find(&api, &path)?;
     let measured = api.status.measure_for_list().await;
-    let summary = HookFacts::new(&api, measured.as_deref()).summary(&guard);
+    let summary = HookFacts::new(&api).summary(&guard, measured.as_deref());
     Ok(Json(HookDetailResponse::of(&api, &guard, summary, shows_texts)))
 }
 

@@ -28,6 +28,7 @@ use crate::worker::report::delivering_condition;
     Ord,
     Serialize,
     JsonSchema,
+    strum::EnumCount,
     strum::EnumIter,
     strum::EnumString,
     strum::IntoStaticStr,

@@ -16,7 +16,7 @@ use crate::core::time::Millis;
 /// The newest attempts of a delivery that a query reads. Replays can add any number.
 const MAX_ATTEMPTS: i64 = 1000;
 
-fn delivery_state(stored: i64) -> DeliveryState {
+pub(super) fn delivery_state(stored: i64) -> DeliveryState {
     match stored {
         PENDING | CANDIDATE => DeliveryState::Pending,
         DELIVERED => DeliveryState::Delivered,

@@ -128,6 +128,7 @@ async fn every_filter_is_served_from_an_index() {
     for (sql, want) in [
         (unmatched::OF_ALL, "SEARCH unmatched USING INTEGER PRIMARY KEY"),
         (history::EXPLAIN, "SEARCH e USING INTEGER PRIMARY KEY"),
+        (history::FINISHED, "SEARCH d USING INTEGER PRIMARY KEY"),
         (lookup::BY_SEQ, "SEARCH d USING INTEGER PRIMARY KEY"),
         (lookup::REFERENCES, "SEARCH e USING INTEGER PRIMARY KEY"),
         (lookup::ATTEMPTS, "SEARCH attempts USING PRIMARY KEY (delivery=?)"),
