@@ -57,6 +57,15 @@ build() {
   fi
 }
 
+# Checks the program of a target, if it can run here.
+check() {
+  case $1 in
+    *-linux-musl) deploy/dist/check.sh "$2" static && say "$1: static, starts and runs Lua functions" ;;
+    "$host") deploy/dist/check.sh "$2" && say "$1: starts and runs Lua functions" ;;
+    *) say "$1: not checked, because this machine cannot run it" ;;
+  esac
+}
+
 # Packs a folder so that equal content gives an equal archive.
 pack() {
   tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C "$1" -cf - . | gzip -n9 >"$2"
@@ -115,6 +124,7 @@ for target in $(targets); do
   has archives || has image || break
   program=$(build "$target")
   [ -x "$program" ] || fail "$program does not exist"
+  check "$target" "$program"
   own=${own:-$program}
   has archives && archive "$target" "$program" "$own"
   if has image && [ "$target" = "$host" ]; then

@@ -13,6 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::environment::unknown_variables;
 use super::failure::{Failure, OrFail};
+use super::log_json::JsonLines;
 use super::output::has_colour;
 use crate::core::suggest::did_you_mean;
 use crate::net::request_id::current_span;
@@ -59,12 +60,7 @@ impl LogArgs {
         let json = self.log_format.map_or(!is_terminal, |format| matches!(format, LogFormat::Json));
         let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
         let installed = if json {
-            builder
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .map_event_format(WithRequest)
-                .try_init()
+            builder.json().map_event_format(|_| WithRequest(JsonLines)).try_init()
         } else {
             let builder = builder.with_ansi(has_colour(&std::io::stderr())).with_target(false);
             builder.map_event_format(WithRequest).try_init()

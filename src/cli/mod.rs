@@ -24,6 +24,7 @@ mod failure;
 mod flags;
 pub mod import;
 mod kubeconfig;
+mod log_json;
 mod logging;
 pub mod man;
 mod objects;

@@ -13,8 +13,9 @@ use serde_json::Value;
 use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, OperatorNamespaceArgs, parse_installation_id};
-use super::kubeconfig::{KubeconfigArgs, create_client};
+use super::kubeconfig::create_client;
 use super::output::{self, HELP, ItemList, OutputFormat, print_line, strip_control_chars};
+use super::target::ClusterTargetArgs;
 use crate::cluster::files::{FileCluster, OfflineManifests, view_of};
 use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions};
 use crate::cluster::{Cluster, ClusterError, ObjectKey, ResourceKind};
@@ -63,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "ID", value_parser = parse_installation_id, env = "HOOKSTREAM_INSTALLATION_ID")]
     installation_id: Option<String>,
     #[command(flatten)]
-    kubeconfig: KubeconfigArgs,
+    target: ClusterTargetArgs,
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
     #[command(flatten)]
@@ -187,7 +188,8 @@ impl Identity {
 
 async fn open(args: &Args) -> Result<(Installation, Arc<dyn Cluster>), Failure> {
     if args.manifests.is_empty() {
-        let client = create_client(args.kubeconfig.load().await?)?;
+        let kubeconfig = args.target.kubeconfig(&args.target.profile()?);
+        let client = create_client(kubeconfig.load().await?)?;
         let options = KubernetesOptions {
             namespace: args.own.operator_namespace.clone(),
             key_ring_secret: args.own.key_ring_secret.clone(),

@@ -57,9 +57,19 @@ impl ClusterTargetArgs {
         }
     }
 
-    /// Connects to the cluster of the flags, otherwise of the profile, otherwise to that of the kubeconfig.
+    /// Returns true if a flag other than the profile, which other commands use too, selects a cluster.
+    pub fn is_given(&self) -> bool {
+        self.kubeconfig.is_given()
+    }
+
+    /// Returns the cluster of the flags, otherwise of the profile, otherwise that of the kubeconfig.
+    pub fn kubeconfig(&self, profile: &Profile) -> KubeconfigArgs {
+        self.kubeconfig.or(profile)
+    }
+
+    /// Connects to that cluster.
     pub async fn cluster(&self, profile: &Profile) -> Result<ServiceCluster, Failure> {
-        ServiceCluster::connect(&self.kubeconfig.or(profile)).await
+        ServiceCluster::connect(&self.kubeconfig(profile)).await
     }
 }
 

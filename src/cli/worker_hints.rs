@@ -75,7 +75,10 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             // Routes that older workers do not have.
             let is_newer = is_event_list(url)
                 || is_of_all_namespaces(&parts)
-                || matches!(parts.as_slice(), [.., "deliveries", "cancel"] | [.., "status"]);
+                || matches!(
+                    parts.as_slice(),
+                    [.., "deliveries", "cancel"] | [.., "status"] | [_, _, _, "replays", ..]
+                );
             if is_newer {
                 ": the worker is older than this program and has no such route: update it, or give the address of its API port (--url)".to_owned()
             } else {

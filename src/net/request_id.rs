@@ -29,7 +29,7 @@ tokio::task_local! {
 /// Creates the span of the request that the current task handles. For the logger, which creates it for each line: most
 /// requests log nothing, and a span for each of them would cost more than the rest of their routing.
 pub fn current_span() -> Option<Span> {
-    CURRENT.try_with(|id| tracing::error_span!(parent: None, "request", id = id.as_str())).ok()
+    CURRENT.try_with(|id| tracing::error_span!(parent: None, "request", request_id = id.as_str())).ok()
 }
 
 /// Returns the id of the request that the current task handles.

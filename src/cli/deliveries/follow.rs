@@ -11,6 +11,7 @@ use super::list::{ListArgs, ListBody, parse};
 use super::row::{Columns, DeliveryRow, Fingerprint};
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{ListFormat, TableStream, print_line, strip_control_chars};
+use crate::cli::signals::interrupts;
 use crate::cli::worker_client::WorkerClient;
 use crate::core::time::Millis;
 
@@ -40,10 +41,11 @@ pub async fn run(args: ListArgs, format: ListFormat) -> CommandResult {
     let worker = args.scope.connect().await?;
     let mut url = args.scope.url(&worker, "deliveries")?;
     url.query_pairs_mut().extend_pairs(args.selection.query_pairs());
+    let mut interrupts = interrupts()?;
     let first = usize::try_from(args.limit).unwrap_or(PAGE);
     tokio::select! {
         ended = follow(&worker, &url, first, &mut printer) => ended,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+        _ = interrupts.recv() => Ok(ExitCode::SUCCESS),
     }
 }
 

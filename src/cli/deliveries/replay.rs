@@ -13,6 +13,7 @@ use super::{DryRun, print_count, print_new_state};
 use crate::cli::failure::{CommandResult, Failure, OrFail};
 use crate::cli::output::{print_line, strip_control_chars};
 use crate::cli::progress::ProgressDisplay;
+use crate::cli::signals::interrupts;
 use crate::cli::worker_args::WorkerApiArgs;
 use crate::cli::worker_client::{WorkerClient, WorkerResponse};
 
@@ -87,6 +88,7 @@ pub async fn run(args: ReplayArgs) -> CommandResult {
         }
         false => None,
     };
+    let mut interrupts = interrupts()?;
     let started: Progress = worker.post(url, body).await?.success(2)?.json()?;
     print_line(&format!("replay {} started", started.id));
     if !args.wait {
@@ -95,7 +97,7 @@ pub async fn run(args: ReplayArgs) -> CommandResult {
     let id = started.id;
     tokio::select! {
         result = follow(&worker, namespace, started, total) => result,
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupts.recv() => {
             eprintln!("hookstream: the replay goes on; stop it with: hookstream replays cancel -n {namespace} {id}");
             Ok(ExitCode::from(INTERRUPTED))
         }

@@ -14,7 +14,8 @@ use url::Url;
 use super::report::{Row, deleted_row};
 use crate::cli::failure::{Failure, OrFail};
 use crate::cli::flags::{parse_installation_id, parse_selector, parse_url};
-use crate::cli::kubeconfig::{ApiServer, KubeconfigArgs, create_client};
+use crate::cli::kubeconfig::{ApiServer, create_client};
+use crate::cli::target::ClusterTargetArgs;
 use crate::cluster::files::OfflineManifests;
 use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions};
 use crate::cluster::{ManifestOverlay, ObjectKey, ResourceKind, View};
@@ -31,7 +32,7 @@ pub struct ClusterArgs {
     #[arg(long, conflicts_with = "data", env = "HOOKSTREAM_DIFF_CLUSTER")]
     pub cluster: bool,
     #[command(flatten)]
-    kubeconfig: KubeconfigArgs,
+    target: ClusterTargetArgs,
     /// The operator's own namespace, which contains the key ring.
     #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     operator_namespace: String,
@@ -67,15 +68,18 @@ pub struct OperatorFlags {
 impl ClusterArgs {
     /// Warns about flags that have no effect.
     pub fn warn_if_unused(&self) {
-        if !self.cluster && self.kubeconfig.is_given() {
+        if !self.cluster && self.target.is_given() {
             eprintln!("hookstream: warning: --context and --kubeconfig have no effect without --cluster");
         }
     }
 
     /// Reads the manifests and the cluster.
     pub async fn read(&self, paths: &[std::path::PathBuf]) -> Result<LiveCluster, Failure> {
-        let config = self.kubeconfig.load().await?;
-        let (server, namespace) = (self.kubeconfig.server(&config), config.default_namespace.clone());
+        let profile = self.target.profile()?;
+        let kubeconfig = self.target.kubeconfig(&profile);
+        let config = kubeconfig.load().await?;
+        let server = kubeconfig.server(&config);
+        let namespace = profile.namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = create_client(config)?;
         let manifests = OfflineManifests::read_with_namespace(paths, &namespace).or_fail(|| "diff".into())?;
         let options = KubernetesOptions {

@@ -13,6 +13,7 @@ use super::{AcceptedEvent, Args};
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{OutputFormat, print_line, print_value, strip_control_chars};
 use crate::cli::progress::ProgressDisplay;
+use crate::cli::signals::interrupts;
 use crate::cli::worker_args::WorkerPort;
 use crate::cli::worker_client::{WorkerClient, WorkerResponse};
 
@@ -41,6 +42,7 @@ pub async fn run(args: &Args, file: &str) -> CommandResult {
     let url = worker.url(&args.caller.namespace, &["events"])?;
     let defaults = LineDefaults { source: args.source.clone(), event: args.event.clone() };
     let lines = read_lines(file, defaults)?;
+    let mut interrupts = interrupts()?;
     let mut display = ProgressDisplay::bar_only("sent", count_lines(file));
     let mut totals = Totals::default();
     let result = send_all(args, &worker, &url, lines, |outcome| {
@@ -48,7 +50,7 @@ pub async fn run(args: &Args, file: &str) -> CommandResult {
     });
     let result = tokio::select! {
         result = result => result,
-        _ = tokio::signal::ctrl_c() => Err(Failure { code: 130, message: "interrupted".into() }),
+        _ = interrupts.recv() => Err(Failure { code: 130, message: "interrupted".into() }),
     };
     display.clear();
     totals.print(args.output)?;

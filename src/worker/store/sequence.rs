@@ -7,6 +7,13 @@ pub(super) use super::ids::INDEX_BITS;
 pub(super) use super::ids::event_seq;
 use super::{DeliverySeq, EventSeq};
 
+/// The direction of a read: to lower or to higher sequence numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Older,
+    Newer,
+}
+
 /// The most deliveries of one event.
 pub(super) const MAX_DELIVERIES: usize = 1 << INDEX_BITS;
 

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::run_with;
+use crate::harness::manifests::manifest;
 use crate::harness::watchdog;
 
 /// A request to the API server.
@@ -171,4 +172,69 @@ async fn context_finds_worker_and_obtains_token() {
     assert!(server.lines().is_empty());
     let (code, _, error) = run_with(&["deliveries", "list", "--context", "dev"], &envs).await;
     assert!(code == 2 && error.contains("the kubeconfig has no such context; it has prod, other"), "{error}");
+}
+
+/// `test --event-id` reads the event from the worker of the context or of the profile, in the namespace of the hook.
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_event_comes_from_the_chosen_worker() {
+    let server = ApiServer::default();
+    *server.services.lock().unwrap() = Some(vec!["hooks-api"]);
+    let event = json!({"id": "e-1", "source": "s", "event": "e", "origin": "api", "time": "2026-11-22T06:43:22Z", "data": {"n": 2}});
+    let path = "/api/v1/namespaces/tools/services/hooks-api:api/proxy/v1/namespaces/billing/events/e-1";
+    server.answers.lock().unwrap().insert(path.to_owned(), (200, event));
+    let kubeconfig = server.start().await;
+    let folder = watchdog::unique_path("stored-event");
+    std::fs::create_dir_all(&folder).unwrap();
+    let spec = json!({"source": "s", "handler": {"log": {}}});
+    let content = json!({"metadata": {"namespace": "billing"}, "spec": spec});
+    let hook = folder.join("hook.yaml");
+    std::fs::write(&hook, manifest("hookstream.dev/v1alpha1", "EventHook", "h", content)).unwrap();
+    let envs = [("KUBECONFIG", kubeconfig.to_str().unwrap()), ("XDG_CONFIG_HOME", folder.to_str().unwrap())];
+    let test = ["test", "-f", hook.to_str().unwrap(), "--event-id", "e-1", "--dry-run"];
+    let profile = ["config", "set-profile", "prod", "--context", "prod", "--service-account", "support"];
+    assert_eq!(run_with(&profile, &envs).await.0, 0);
+    for (flags, account) in [(["--context", "prod"], "hookstream-cli"), (["--profile", "prod"], "support")] {
+        let (code, out, error) = run_with(&[&test[..], &flags].concat(), &envs).await;
+        assert!(code == 0 && out.contains("\"n\":2"), "{flags:?}: {out}{error}");
+        let lines = server.lines();
+        let token = format!("POST /api/v1/namespaces/billing/serviceaccounts/{account}/token");
+        assert!(
+            lines[1].starts_with(&token) && lines[2].starts_with(&format!("GET {path}?payload=true")),
+            "{lines:?}"
+        );
+    }
+    let (code, _, error) =
+        run_with(&[&test[..], &["--context", "prod", "-n", "other"]].concat(), &envs).await;
+    assert!(
+        code == 2 && error.contains("/v1/namespaces/other/events/e-1") && error.lines().count() == 1,
+        "{error}"
+    );
+}
+
+/// A profile chooses the cluster of the commands that read objects, as of those that call the worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn profile_chooses_the_cluster_of_objects() {
+    let server = ApiServer::default();
+    let kubeconfig = server.start().await;
+    let home = watchdog::unique_path("profile");
+    std::fs::create_dir_all(&home).unwrap();
+    let envs = [("KUBECONFIG", kubeconfig.to_str().unwrap()), ("XDG_CONFIG_HOME", home.to_str().unwrap())];
+    assert_eq!(run_with(&["config", "set-profile", "prod", "--context", "prod"], &envs).await.0, 0);
+    assert_eq!(run_with(&["config", "use-profile", "prod"], &envs).await.0, 0);
+    let hook = home.join("hook.yaml");
+    let spec = json!({"spec": {"source": "s", "handler": {"log": {}}}});
+    std::fs::write(&hook, manifest("hookstream.dev/v1alpha1", "EventHook", "h", spec)).unwrap();
+    for (args, path) in [
+        (&["orphans"][..], "/apis/hookstream.dev/v1alpha1/connections?"),
+        // The namespace is that of the profile's context.
+        (&["diff", hook.to_str().unwrap(), "--cluster"], "/apis/hookstream.dev/v1alpha1/namespaces/shop/"),
+    ] {
+        let (code, _, error) = run_with(args, &envs).await;
+        assert!(code == 2 && error.lines().count() == 1, "{args:?}: {error}");
+        let lines = server.lines();
+        assert!(
+            lines.iter().any(|line| line.starts_with(&format!("GET {path}"))),
+            "{args:?}: {lines:?}{error}"
+        );
+    }
 }

@@ -186,9 +186,12 @@ async fn an_older_worker_gives_a_one_line_message() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = axum::Router::new().fallback(not_found);
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
-    for args in
-        [&["events", "list", "-n", "shop"][..], &["deliveries", "cancel", "-n", "shop", "--hook", "h"]]
-    {
+    for args in [
+        &["events", "list", "-n", "shop"][..],
+        &["deliveries", "cancel", "-n", "shop", "--hook", "h"],
+        &["replays", "list", "-n", "shop"],
+        &["replays", "cancel", "-n", "shop", "01a201d0-e928-7748-a797-9272c188e8bd"],
+    ] {
         let mut args = args.to_vec();
         args.extend(["--url", &url]);
         let (code, out, error) = run(&args).await;

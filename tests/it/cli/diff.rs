@@ -154,6 +154,9 @@ async fn predicts_adoption_and_lists_uncompared_fields() {
             "{rows}"
         );
     }
+    let (_, rows) = diff(&(base.clone() + &relay("h", json!({}))), &[]).await;
+    let message = rows["h"]["message"].as_str().unwrap();
+    assert!(message.contains("--ingest-url") && message.contains("give diff the same flag"), "{message}");
     let output = run(&["diff", "/no/such/file"]).await;
     assert_eq!(output.status.code(), Some(2));
     let empty = watchdog::unique_path("empty");

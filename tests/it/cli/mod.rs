@@ -13,6 +13,7 @@ mod import;
 mod manifest_files;
 mod mistakes;
 mod object_requests;
+mod on_call;
 mod orphans;
 mod profiles;
 mod progress;

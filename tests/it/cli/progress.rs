@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::run;
 use super::terminal::Terminal;
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, quick};
 use crate::harness::standalone::Standalone;
-use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+use crate::harness::{DEADLINE, Receiver, Reply, eventually, watchdog};
 
 const DEAD: usize = 100;
 
@@ -45,6 +46,7 @@ async fn replay_shows_progress_and_outlives_ctrl_c() {
     terminal.read_until(&format!("/{DEAD} replayed, "));
     terminal.interrupt();
     let text = terminal.read_to_end();
+    assert!(text.contains("/s, ") && text.contains(" left"), "a rate and the time that is left: {text}");
     let hint = "the replay goes on; stop it with: hookstream replays cancel -n default ";
     let id = text.split(hint).nth(1).unwrap_or_else(|| panic!("{text}")).split_whitespace().next().unwrap();
     assert_eq!(terminal.exit_code(), Some(130), "{text}");
@@ -59,5 +61,32 @@ async fn replay_shows_progress_and_outlives_ctrl_c() {
     assert_eq!(terminal.exit_code(), Some(0), "{text}");
     let (code, out, error) = run(&replay("100")).await;
     assert!(code == 0 && out.contains("done"), "{out}{error}");
+    assert!(!out.contains('\u{1b}') && !error.contains('\u{1b}'), "a bar in a pipe: {out:?}{error:?}");
+}
+
+/// On a terminal, `send --file` shows how many events it sent, and so it says after Ctrl-C; it keeps to its rate.
+#[tokio::test(flavor = "multi_thread")]
+async fn send_shows_progress_and_keeps_its_rate() {
+    const EVENTS: u32 = 30;
+    const RATE: u32 = 20;
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &[]).await;
+    let file = watchdog::unique_path("events.jsonl");
+    let lines: Vec<String> = (0..EVENTS).map(|n| format!("{}\n", event(&n.to_string()))).collect();
+    std::fs::write(&file, lines.concat()).unwrap();
+    let (file, url) = (file.display().to_string(), format!("http://{}", standalone.listen));
+    let send = |rate| ["send", "-n", "default", "--file", &file, "--url", &url, "--rate", rate];
+    let mut terminal = Terminal::start(&send("1"), &[("TERM", "xterm")], 100);
+    terminal.read_until(&format!("/{EVENTS} sent, "));
+    terminal.interrupt();
+    let text = terminal.read_to_end();
+    assert!(text.contains("interrupted (") && text.contains(" events were sent before)"), "{text}");
+    assert_eq!(terminal.exit_code(), Some(130), "{text}");
+
+    let started = Instant::now();
+    let (code, out, error) = run(&send(&RATE.to_string())).await;
+    let least = Duration::from_secs(1) / RATE * (EVENTS - 1);
+    assert!(started.elapsed() >= least, "{:?} for {EVENTS} events at {RATE} a second", started.elapsed());
+    assert!(code == 0 && out.starts_with(&format!("{EVENTS} sent: ")), "{out}{error}");
     assert!(!out.contains('\u{1b}') && !error.contains('\u{1b}'), "a bar in a pipe: {out:?}{error:?}");
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::run;
+use super::terminal::Terminal;
 use crate::harness::manifests::{event, hook};
 use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually, free_port};
@@ -22,6 +23,10 @@ async fn reports_what_requires_attention() {
     assert_eq!(lines[0], "status       well (all namespaces)", "{out}");
     assert!(lines[2].starts_with("worker       ") && lines[2].ends_with(&format!("at {url}")), "{out}");
     assert!(!out.contains("NOT READY"), "{out}");
+
+    let watch = ["status", "--url", &url, "--watch"];
+    let mut watched = Terminal::start(&watch, &[("TERM", "xterm")], 100);
+    watched.read_until("well (all namespaces)");
 
     standalone.publish_accepted(&event("e")).await;
     // The worker shares a measurement of the backlog for two seconds.
@@ -48,6 +53,11 @@ async fn reports_what_requires_attention() {
     let (code, out, _) = run(&["status", "--url", &url]).await;
     assert!(code == 1 && out.starts_with("status       unwell (all namespaces)\n"), "{out}");
     assert!(out.contains("default/failing") && out.contains("ReceiverFailing"), "{out}");
+    let screens = watched.read_until("default/failing");
+    assert!(
+        screens.matches("\u{1b}[2J\u{1b}[H").count() > 1,
+        "each screen replaces the one before: {screens:?}"
+    );
     // Another namespace is well.
     let (code, out, _) = run(&["status", "--url", &url, "-n", "other"]).await;
     assert_eq!(code, 0, "{out}");

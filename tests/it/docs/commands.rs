@@ -1,6 +1,6 @@
 //! The commands in the documents.
 
-use super::pages::{RunBy, blocks, commands, documents, root};
+use super::pages::{Block, RunBy, blocks, commands, documents, root};
 use super::shell::Shell;
 use super::{operations, postgresql, quickstart, typed};
 use crate::harness::{ControlPlane, Process};
@@ -45,6 +45,7 @@ fn every_command_runs_or_is_marked() {
                 RunBy::Operations => operations::DOCUMENTS.contains(&name),
                 RunBy::Postgresql => postgresql::DOCUMENTS.contains(&name),
                 RunBy::Release => name == "docs/release.md",
+                RunBy::Other => is_run_in(block.info.trim_start_matches("as-in "), &block.commands),
                 RunBy::None => true,
             };
             assert!(
@@ -61,6 +62,14 @@ fn every_command_runs_or_is_marked() {
             }
         }
     }
+}
+
+/// Returns true if a test runs all of these commands in another document.
+fn is_run_in(document: &str, commands: &[String]) -> bool {
+    let text = std::fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+    let run = |block: &Block| !matches!(block.run_by, RunBy::None | RunBy::Other);
+    let all: Vec<String> = blocks(&text).into_iter().filter(run).flat_map(|block| block.commands).collect();
+    commands.iter().all(|command| all.contains(command))
 }
 
 fn assert_program_parses(document: &str, args: &str) {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::pages::root;
+use crate::harness::Process;
 use crate::harness::manifests::merged;
 use crate::harness::world::World;
 
@@ -95,4 +96,24 @@ fn every_alert_has_a_runbook() {
     }
     let sections = runbooks.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
     assert_eq!(names, sections);
+}
+
+/// An engineer who is woken at night starts with the same command, and types what is written.
+#[test]
+fn every_runbook_begins_with_the_status_and_has_valid_commands() {
+    let runbooks = std::fs::read_to_string(root().join("docs/runbooks.md")).unwrap();
+    for section in runbooks.split("\n## ").skip(1) {
+        let (name, text) = section.split_once("\n\n").unwrap();
+        assert!(text.starts_with("`hookstream status -A` "), "{name}: {text}");
+    }
+    let id = "01a201d0-e928-7748-a797-9272c188e8bd";
+    let codes = runbooks.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("hookstream "));
+    let commands: BTreeSet<&str> = codes.collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for command in commands {
+        // With --help at the end, the program only parses its flags.
+        let words = command.split(' ').map(|word| if word == "ID" { id } else { word });
+        let output = Process::command(words.chain(["--help"]), &[]).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }

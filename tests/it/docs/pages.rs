@@ -44,6 +44,8 @@ pub enum RunBy {
     Postgresql,
     /// `with-release`: the test of `make dist` runs it beside the files of a release.
     Release,
+    /// `as-in DOCUMENT`: the test of another document, which has the same commands.
+    Other,
     /// `not-run: REASON`: none. The program still parses its own commands.
     None,
 }
@@ -59,6 +61,7 @@ impl RunBy {
                 "in-operations" => RunBy::Operations,
                 "with-postgresql" => RunBy::Postgresql,
                 "with-release" => RunBy::Release,
+                words if words.starts_with("as-in ") => RunBy::Other,
                 _ => panic!("unknown words after console: {info}"),
             },
             Some(reason) => {
@@ -76,6 +79,8 @@ impl RunBy {
 /// A block of console commands.
 pub struct Block {
     pub run_by: RunBy,
+    /// The words after `console`.
+    pub info: String,
     pub commands: Vec<String>,
 }
 
@@ -100,7 +105,8 @@ pub fn blocks(text: &str) -> Vec<Block> {
                     !matches!(info, "sh" | "bash" | "shell"),
                     "commands belong in console blocks: {text}"
                 );
-                open = Some(Block { run_by: RunBy::parse(info), commands: Vec::new() });
+                let (run_by, info) = (RunBy::parse(info), info.trim_start_matches("console ").to_owned());
+                open = Some(Block { run_by, info, commands: Vec::new() });
             }
             (None, Some(block)) => {
                 let is_continued = block.commands.last().is_some_and(|command| command.ends_with('\\'));

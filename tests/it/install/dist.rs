@@ -1,5 +1,6 @@
 //! What `make dist` publishes, packed from the program of the tests: archives, image, checksums, manifests.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -14,7 +15,9 @@ fn dist(parts: &str) -> PathBuf {
     let folder = watchdog::unique_path("dist");
     let mut command = Command::new("deploy/dist/dist.sh");
     command.env("DIST_BINARY", PROGRAM).env("DIST_DIR", &folder).env("DIST_PARTS", parts);
-    expect_success(command.env("DIST_URL", "https://dl.example/v1"));
+    let output = expect_success(command.env("DIST_URL", "https://dl.example/v1"));
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.contains(": starts and runs Lua functions") || output.contains(": static, "), "{output}");
     folder
 }
 
@@ -81,6 +84,36 @@ fn archive_has_program_completions_and_manual() {
     // Two builds of one commit are equal.
     let again = dist("archives");
     assert_eq!(std::fs::read(&archive).unwrap(), std::fs::read(again.join(name)).unwrap());
+}
+
+/// The check of `make dist` accepts the program, and finds a program that needs the machine's libraries, does not start, or was
+/// linked so that Lua functions break.
+#[test]
+fn check_rejects_programs_that_users_could_not_run() {
+    let folder = watchdog::unique_path("check");
+    std::fs::create_dir(&folder).unwrap();
+    let script = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let check = |args: &[&str]| Command::new("deploy/dist/check.sh").args(args).output().unwrap();
+    assert!(check(&[PROGRAM]).status.success());
+    let aborts = script("aborts", r#"[ "$1" = version ] || kill -ABRT $$"#);
+    let accepts = script("accepts", "exit 0");
+    let is_static = !cfg!(target_env = "gnu");
+    for (args, problem) in [
+        (vec![PROGRAM, "static"], if is_static { "" } else { "is not static" }),
+        (vec!["/bin/false"], "does not start"),
+        (vec![aborts.as_str()], "does not run a Lua function"),
+        (vec![accepts.as_str()], "reports the error of a Lua function wrongly (0)"),
+    ] {
+        let output = check(&args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), problem.is_empty(), "{args:?}: {error}");
+        assert!(error.contains(problem), "{args:?}: {error}");
+    }
 }
 
 /// Unpacks the image as a runtime would, and runs its program there, without anything of this machine.

@@ -6,7 +6,7 @@ use crate::harness::deliveries::{get, get_ok, list_deliveries, post};
 use crate::harness::manifests::{event, hook, manifest, merge, quick};
 use crate::harness::metrics::{DEAD, DELIVERED, FINISHED};
 use crate::harness::standalone::Standalone;
-use crate::harness::{DEADLINE, Kong, Receiver, Reply, eventually, free_port};
+use crate::harness::{DEADLINE, Kong, Receiver, Reply, eventually, free_port, watchdog};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sources_of_catalogue_and_hooks_are_merged() {
@@ -192,4 +192,23 @@ async fn rates_count_events_and_attempts_of_the_last_hour() {
         let listed: Vec<_> = listed.iter().map(|item| item["event"].as_str().unwrap()).collect();
         assert_eq!(listed, events, "{query}");
     }
+}
+
+/// The worker serves the document of the repository, which `docs::generated` compares with its routes.
+#[tokio::test(flavor = "multi_thread")]
+async fn openapi_document_is_served_without_a_token() {
+    let token = watchdog::unique_path("token");
+    std::fs::write(&token, "the-token").unwrap();
+    let flags = ["--token-file", token.to_str().unwrap()];
+    let standalone = Standalone::start(&hook("a", "http://127.0.0.1:9/", json!({})), &flags).await;
+    let served =
+        standalone.client.get(format!("http://{}/openapi.json", standalone.api)).send().await.unwrap();
+    assert_eq!(
+        (served.status().as_u16(), &served.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    let served: Value = served.json().await.unwrap();
+    assert_eq!(served["openapi"], "3.1.0");
+    let documented = include_str!("../../../docs/openapi.json");
+    assert_eq!(served, serde_json::from_str::<Value>(documented).unwrap());
 }

@@ -31,6 +31,7 @@ mod hooks_api;
 mod invalid_events;
 mod kept_responses;
 mod kong_reads;
+mod log_lines;
 mod many_workers;
 mod memory;
 mod metrics;

@@ -50,7 +50,7 @@ async fn request_id_is_in_answer_problem_and_log() {
         let log = standalone.process().log();
         assert!(!log.contains(&long));
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let request_lines: Vec<Value> = lines.filter(|line| line["spans"][0]["id"] == id).collect();
+        let request_lines: Vec<Value> = lines.filter(|line| line["request_id"] == id).collect();
         let is_logged = request_lines
             .iter()
             .any(|line| line["message"] == "request refused" && line["reason"] == "NotFound");

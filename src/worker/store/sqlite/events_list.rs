@@ -18,9 +18,9 @@ use super::lookup;
 use super::namespace_keys;
 use super::outcomes::Snapshot;
 use super::rows::{event as read_event, limit};
-use super::sequence;
+use super::sequence::{self, Direction};
 use super::unmatched;
-use super::walk::{self, Direction};
+use super::walk;
 use crate::core::event::Event;
 use crate::core::time::Millis;
 

@@ -18,8 +18,8 @@ use super::lookup::{self, Located, delivery_state, record_at, with_attempts};
 use super::namespace_keys;
 use super::outcomes::Snapshot;
 use super::rows::event;
-use super::sequence;
-use super::walk::{self, DeliveryWalk, Direction, Found, Position, deliveries_between};
+use super::sequence::{self, Direction};
+use super::walk::{self, DeliveryWalk, Found, Position, deliveries_between};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -220,7 +220,7 @@ fn find_event(
 ) -> rusqlite::Result<Option<(EventSeq, i64, Event)>> {
     let mut last = EventSeq::MAX;
     loop {
-        let found = lookup.older(conn, last, FOUND_BATCH)?;
+        let found = lookup.find(conn, Direction::Older, last, FOUND_BATCH)?;
         let Some(oldest) = found.last() else { return Ok(None) };
         last = oldest - 1;
         for seq in found {

@@ -17,8 +17,9 @@ use super::history;
 use super::namespace_keys;
 use super::outcomes::Snapshot;
 use super::rows::{filter, limit};
+use super::sequence::Direction;
 use super::transitions;
-use super::walk::{self, DeliveryWalk, Direction};
+use super::walk::{self, DeliveryWalk};
 use crate::core::time::Millis;
 
 /// Deliveries that one call examines. Bounds a call whose filters reject most deliveries, and its snapshot.

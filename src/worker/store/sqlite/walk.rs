@@ -21,7 +21,7 @@ use super::event_ids::{IdLookup, NewestIds};
 use super::namespace_keys;
 use super::outcomes::{self, Outcome, OwnedPart, Owner, RecentDelivery, Snapshot};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
-use super::sequence;
+use super::sequence::{self, Direction};
 use crate::core::fast_map::FastMap;
 
 /// If the clock was set back by at most this many milliseconds, lists with a time filter still find every delivery.
@@ -33,12 +33,6 @@ const MAX_UNMATCHED: usize = 2000;
 /// A name that more hooks had is searched among all deliveries of the namespace, because a walk of each hook would begin
 /// with a seek for each of them.
 const MAX_HOOKS_OF_NAME: usize = 64;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Older,
-    Newer,
-}
 
 /// What a walk found at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,10 +178,11 @@ fn read_events(
     direction: Direction,
     from: DeliverySeq,
 ) -> rusqlite::Result<Batch> {
-    let events = match direction {
-        Direction::Older => lookup.older(conn, sequence::event_seq(from.saturating_sub(1)), BATCH)?,
-        Direction::Newer => lookup.newer(conn, sequence::event_seq(from.saturating_add(1)), BATCH)?,
+    let first = match direction {
+        Direction::Older => from.saturating_sub(1),
+        Direction::Newer => from.saturating_add(1),
     };
+    let events = lookup.find(conn, direction, sequence::event_seq(first), BATCH)?;
     let mut positions = VecDeque::new();
     for event in events {
         if positions.len() >= BATCH {

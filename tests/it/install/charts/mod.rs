@@ -3,5 +3,7 @@
 mod admission;
 mod installation;
 mod installed;
+mod matrix;
 mod rendered;
 mod tls;
+mod values;

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::super::super::EventSeq;
 use super::super::runs::{Entry, Key, Manifest, RunKind};
+use super::super::sequence::Direction;
 use super::{NewestIds, id_key, meta};
 
 /// The ids of an old format that no run has yet: `meta.ids_missing`.
@@ -33,51 +34,43 @@ impl IdLookup {
         IdLookup { newest: newest.find(&key), key }
     }
 
-    /// Returns up to `limit` events up to `last`, the newest first.
-    pub(in super::super) fn older(
+    /// Returns up to `limit` events, of which the first may be `from`, in the order of the direction.
+    pub(in super::super) fn find(
         &self,
         conn: &Connection,
-        last: EventSeq,
+        direction: Direction,
+        from: EventSeq,
         limit: usize,
     ) -> rusqlite::Result<Vec<EventSeq>> {
-        let end = self.newest.partition_point(|event| *event <= last);
-        let mut events: Vec<_> = self.newest.iter().take(end).rev().take(limit).copied().collect();
-        for run in self.runs(conn, |run| run.first_event <= last)? {
-            let end = run.position(conn, (&self.key, last.saturating_add(1)))?;
-            run.read_back(conn, end, &self.key, limit, &mut events)?;
-        }
-        events.sort_unstable_by(|one, other| other.cmp(one));
-        events.dedup();
-        events.truncate(limit);
-        Ok(events)
-    }
-
-    /// Returns up to `limit` events from `first` on, the oldest first.
-    pub(in super::super) fn newer(
-        &self,
-        conn: &Connection,
-        first: EventSeq,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<EventSeq>> {
-        let start = self.newest.partition_point(|event| *event < first);
-        let mut events: Vec<_> = self.newest.iter().skip(start).take(limit).copied().collect();
-        for run in self.runs(conn, |run| run.last_event >= first)? {
-            let start = run.position(conn, (&self.key, first))?;
-            run.read_forward(conn, start, &self.key, limit, &mut events)?;
+        let is_older = direction == Direction::Older;
+        // Older events are below it; newer ones are not.
+        let boundary = if is_older { from.saturating_add(1) } else { from };
+        let split = self.newest.partition_point(|event| *event < boundary);
+        let mut events: Vec<_> = beside(&self.newest, split, direction).take(limit).copied().collect();
+        for run in Manifest::read_all(conn, RunKind::Ids)? {
+            let is_in_range = if is_older { run.first_event < boundary } else { run.last_event >= boundary };
+            if is_in_range {
+                let blocks = Blocks { run: run.id, count: run.blocks };
+                let place = blocks.position(conn, (&self.key, boundary))?;
+                blocks.append_events(conn, &self.key, direction, place, limit, &mut events)?;
+            }
         }
         events.sort_unstable();
+        if is_older {
+            events.reverse();
+        }
         events.dedup();
         events.truncate(limit);
         Ok(events)
     }
+}
 
-    fn runs(
-        &self,
-        conn: &Connection,
-        is_in_range: impl Fn(&Manifest) -> bool,
-    ) -> rusqlite::Result<Vec<Blocks>> {
-        let runs = Manifest::read_all(conn, RunKind::Ids)?.into_iter();
-        Ok(runs.filter(is_in_range).map(|run| Blocks { run: run.id, count: run.blocks }).collect())
+/// Returns the items of an ascending list on one side of a split, the nearest first.
+fn beside<T>(items: &[T], split: usize, direction: Direction) -> Box<dyn Iterator<Item = &T> + '_> {
+    let (below, above) = items.split_at_checked(split).unwrap_or((items, &[]));
+    match direction {
+        Direction::Older => Box::new(below.iter().rev()),
+        Direction::Newer => Box::new(above.iter()),
     }
 }
 
@@ -115,58 +108,38 @@ impl Blocks {
         Ok((block, self.read(conn, block, before)?))
     }
 
-    /// Appends up to `limit` events with the key, from a place on.
-    fn read_forward(
+    /// Appends up to `limit` events with the key on one side of a place, the nearest first.
+    fn append_events(
         &self,
         conn: &Connection,
-        (first, skipped): Place,
         key: &Key,
+        direction: Direction,
+        (start, split): Place,
         limit: usize,
         events: &mut Vec<EventSeq>,
     ) -> rusqlite::Result<()> {
-        let (mut found, mut skipped) = (0, skipped);
-        for block in first..self.count {
-            let (with_key, is_end) = self.read(conn, block, |block| {
-                let left = Entry::count(block).saturating_sub(skipped);
-                let with_key = Entry::decode_all(block).skip(skipped).take_while(|entry| entry.key == *key);
-                let with_key: Vec<_> = with_key.map(|entry| entry.event).take(limit - found).collect();
-                let is_end = with_key.len() < left;
-                (with_key, is_end)
-            })?;
-            found += with_key.len();
-            events.extend(with_key);
-            if is_end || found >= limit {
-                break;
-            }
-            skipped = 0;
-        }
-        Ok(())
-    }
-
-    /// Appends up to `limit` events with the key, from before a place back.
-    fn read_back(
-        &self,
-        conn: &Connection,
-        (last, end): Place,
-        key: &Key,
-        limit: usize,
-        events: &mut Vec<EventSeq>,
-    ) -> rusqlite::Result<()> {
-        let mut found = 0;
-        for block in (0..self.count.min(last.saturating_add(1))).rev() {
+        let (mut next, mut found) = (Some(start), 0);
+        while let Some(block) = next.filter(|block| *block < self.count && found < limit) {
             let (with_key, is_end) = self.read(conn, block, |content| {
-                let count = if block == last { end } else { Entry::count(content) };
-                let entries: Vec<_> = Entry::decode_all(content).take(count).collect();
-                let with_key = entries.into_iter().rev().take_while(|entry| entry.key == *key);
+                let entries: Vec<Entry> = Entry::decode_all(content).collect();
+                let split = match direction {
+                    _ if block == start => split,
+                    Direction::Older => entries.len(),
+                    Direction::Newer => 0,
+                };
+                let ahead: Vec<&Entry> = beside(&entries, split, direction).collect();
+                let with_key = ahead.iter().take_while(|entry| entry.key == *key);
                 let with_key: Vec<_> = with_key.map(|entry| entry.event).take(limit - found).collect();
-                let is_end = with_key.len() < count;
+                let is_end = with_key.len() < ahead.len();
                 (with_key, is_end)
             })?;
             found += with_key.len();
             events.extend(with_key);
-            if is_end || found >= limit {
-                break;
-            }
+            next = match direction {
+                _ if is_end => None,
+                Direction::Older => block.checked_sub(1),
+                Direction::Newer => Some(block + 1),
+            };
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use rusqlite::params;
 
 use super::super::runs::RunLimits;
+use super::super::sequence::Direction;
 use super::super::{migrate, schema};
 use super::*;
 
@@ -155,24 +156,36 @@ impl Harness {
             let lookup = IdLookup::begin(&ids.newest(), "shop", &format!("e{id}"));
             let middle = self.last_event / 2;
             for from in [EventSeq::MAX, middle, 0] {
-                let older: Vec<_> =
-                    lookup.older(conn, from, usize::MAX).unwrap().into_iter().filter(exists).collect();
+                let older: Vec<_> = lookup
+                    .find(conn, Direction::Older, from, usize::MAX)
+                    .unwrap()
+                    .into_iter()
+                    .filter(exists)
+                    .collect();
                 let mut want: Vec<_> = wanted.iter().copied().filter(|event| *event <= from).collect();
                 want.reverse();
                 assert_eq!(older, want, "{id} up to {from}");
-                let newer: Vec<_> =
-                    lookup.newer(conn, from, usize::MAX).unwrap().into_iter().filter(exists).collect();
+                let newer: Vec<_> = lookup
+                    .find(conn, Direction::Newer, from, usize::MAX)
+                    .unwrap()
+                    .into_iter()
+                    .filter(exists)
+                    .collect();
                 let want: Vec<_> = wanted.iter().copied().filter(|event| *event >= from).collect();
                 assert_eq!(newer, want, "{id} from {from}");
             }
-            let all = lookup.older(conn, EventSeq::MAX, usize::MAX).unwrap();
+            let all = lookup.find(conn, Direction::Older, EventSeq::MAX, usize::MAX).unwrap();
             assert_eq!(
-                lookup.older(conn, EventSeq::MAX, 2).unwrap(),
+                lookup.find(conn, Direction::Older, EventSeq::MAX, 2).unwrap(),
                 all[..all.len().min(2)],
                 "the newest two"
             );
-            let all = lookup.newer(conn, 0, usize::MAX).unwrap();
-            assert_eq!(lookup.newer(conn, 0, 2).unwrap(), all[..all.len().min(2)], "the oldest two");
+            let all = lookup.find(conn, Direction::Newer, 0, usize::MAX).unwrap();
+            assert_eq!(
+                lookup.find(conn, Direction::Newer, 0, 2).unwrap(),
+                all[..all.len().min(2)],
+                "the oldest two"
+            );
         }
     }
 
@@ -294,7 +307,7 @@ fn ids_of_an_older_format_are_added_in_steps() {
     let mut harness = Harness::with_events(20_000, 7);
     let find = |harness: &Harness, id: u64| {
         let lookup = IdLookup::begin(&harness.ids.newest(), "shop", &format!("e{id}"));
-        lookup.older(&harness.conn, EventSeq::MAX, 10_000).unwrap()
+        lookup.find(&harness.conn, Direction::Older, EventSeq::MAX, 10_000).unwrap()
     };
     assert!(is_incomplete(&harness.conn).unwrap() && find(&harness, 3).is_empty());
     harness.group(&[3], End::Commit);

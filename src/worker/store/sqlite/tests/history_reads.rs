@@ -7,7 +7,8 @@ use super::super::super::{
 };
 use super::super::event_ids::NewestIds;
 use super::super::{lookup, unmatched, unmaterialized};
-use super::walk::{DeliveryWalk, Direction};
+use super::sequence::Direction;
+use super::walk::DeliveryWalk;
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
 

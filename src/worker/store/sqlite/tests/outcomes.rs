@@ -2,7 +2,8 @@
 
 use super::super::super::{AcceptedEvent, DeliveryFilter, DeliveryRecord, DeliveryState};
 use super::super::{backup, recover, unmaterialized};
-use super::walk::{DeliveryWalk, Direction};
+use super::sequence::Direction;
+use super::walk::DeliveryWalk;
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
 
