@@ -2,6 +2,7 @@
 
 mod checker;
 mod figures;
+mod hand_over;
 mod rolling_restart;
 mod servers;
 
