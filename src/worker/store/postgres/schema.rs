@@ -15,7 +15,7 @@ use super::markers;
 use super::session::Session;
 
 /// The format that this program writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// One change of the format, applied in one transaction. Never edit a released one: add another.
 struct Migration {
@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, min_reader: 1, sql: include_str!("standalone_tables.sql") },
     Migration { version: 3, min_reader: 1, sql: include_str!("load_columns.sql") },
     Migration { version: 4, min_reader: 1, sql: include_str!("pacing_tables.sql") },
+    Migration { version: 5, min_reader: 1, sql: include_str!("deleted_objects.sql") },
 ];
 
 /// The key of the advisory lock: "HkSt".
@@ -173,7 +174,8 @@ mod tests {
         migrate(&session).await.unwrap();
         session
             .batch(
-                "DROP TABLE hookstream.pacing;
+                "DROP FUNCTION hookstream.record_deleted_object CASCADE;
+                 DROP TABLE hookstream.deleted_objects, hookstream.pacing;
                  ALTER TABLE hookstream.shards DROP COLUMN load, DROP COLUMN given_epoch, DROP COLUMN empty_since;
                  ALTER TABLE hookstream.workers DROP COLUMN load, DROP COLUMN is_leaving;
                  UPDATE hookstream.meta SET value = '2' WHERE name = 'version'",
@@ -187,7 +189,7 @@ mod tests {
         assert!(failed.to_string().contains("another transaction uses them"), "{failed}");
         let repeated = async {
             let applied = migrate_with(&session, 30, Duration::from_millis(10)).await.unwrap();
-            assert_eq!(applied, 2);
+            assert_eq!(applied, 3);
         };
         let ending = async {
             reader.batch("COMMIT").await.unwrap();
