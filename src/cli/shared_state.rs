@@ -28,7 +28,13 @@ impl StateBackend for DatabaseState {
             let changes = self.0.changes(&KINDS, since.unwrap_or(0)).await.map_err(failed)?;
             let written = changes.written.into_iter();
             let written = written.filter_map(|(object, row)| Some((object_id(&object)?, stored(row))));
-            Ok(StateChanges { written: written.collect(), total: changes.total, horizon: changes.horizon })
+            let deleted = changes.deleted.iter();
+            let deleted = deleted.filter_map(|(object, version)| Some((object_id(object)?, *version)));
+            Ok(StateChanges {
+                written: written.collect(),
+                deleted: deleted.collect(),
+                horizon: changes.horizon,
+            })
         })
     }
 

@@ -62,8 +62,24 @@ impl TokenBucket {
         TokenBucket { rate, tokens: f64::from(rate.burst), at: now }
     }
 
+    /// Creates a bucket that had this many tokens at the time `at`.
+    pub fn with_tokens(rate: Rate, tokens: f64, at: Millis) -> Self {
+        // A NaN, which only foreign bytes can have, becomes 0.
+        TokenBucket { rate, tokens: tokens.max(0.0).min(f64::from(rate.burst.max(1))), at }
+    }
+
     pub fn rate(&self) -> Rate {
         self.rate
+    }
+
+    /// Returns the number of tokens at `now`.
+    pub fn tokens(&self, now: Millis) -> f64 {
+        let refilled = now.since(self.at).as_secs_f64() / self.seconds_per_token();
+        (self.tokens + refilled).min(f64::from(self.rate.burst.max(1)))
+    }
+
+    fn seconds_per_token(&self) -> f64 {
+        self.rate.interval.as_secs_f64().max(0.001) / f64::from(self.rate.requests.max(1))
     }
 
     /// Returns when a token will be available: `now` or later.
@@ -85,17 +101,16 @@ impl TokenBucket {
 
     /// Takes one token. If there is none, returns the time at which one will be available.
     pub fn try_take(&mut self, now: Millis) -> Result<(), Millis> {
-        let interval = self.rate.interval.as_secs_f64().max(0.001);
-        let secs_per_token = interval / f64::from(self.rate.requests.max(1));
-        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() / secs_per_token)
-            .min(f64::from(self.rate.burst.max(1)));
+        self.tokens = self.tokens(now);
         self.at = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Ok(());
         }
         // At least one millisecond, so that a caller that waits until then does not spin.
-        Err(now + Duration::from_secs_f64((1.0 - self.tokens) * secs_per_token).max(Duration::from_millis(1)))
+        Err(now
+            + Duration::from_secs_f64((1.0 - self.tokens) * self.seconds_per_token())
+                .max(Duration::from_millis(1)))
     }
 }
 

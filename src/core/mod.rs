@@ -26,6 +26,7 @@ pub mod fast_map;
 pub mod filter;
 pub mod gate;
 pub mod hook;
+pub mod hook_pacing;
 pub mod id;
 pub mod json_string;
 pub mod keys;

@@ -136,6 +136,25 @@ pub enum BreakerState {
     Probing,
 }
 
+/// The state of a breaker with which another process goes on. Times are those of the caller's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerSnapshot {
+    /// A bit for each of the last `attempts` attempts, newest lowest; 1: failed.
+    pub failed: u64,
+    /// At most [`WINDOW`].
+    pub attempts: u32,
+    /// None: it is closed.
+    pub open: Option<OpenPause>,
+}
+
+/// The pause of a breaker that is not closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenPause {
+    /// When the next probes may start. None: the pause is over, and probes are sent.
+    pub until: Option<Millis>,
+    pub pause: Duration,
+}
+
 /// The breaker of one hook's receiver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiverBreaker {
@@ -282,6 +301,31 @@ impl ReceiverBreaker {
         *self = ReceiverBreaker { serial, period: serial, ..ReceiverBreaker::default() };
     }
 
+    /// Returns the state for another process.
+    pub fn snapshot(&self) -> BreakerSnapshot {
+        let open = match self.state {
+            State::Closed => None,
+            State::Open { until, pause } => Some(OpenPause { until: Some(until), pause }),
+            State::Probing { pause, .. } => Some(OpenPause { until: None, pause }),
+        };
+        BreakerSnapshot { failed: self.window.failed, attempts: self.window.attempts, open }
+    }
+
+    /// Goes on with the state of another process. Results of earlier permits have no effect. A round of probes begins again,
+    /// because their results are known to that process only. The snapshot may be of foreign bytes: what no breaker can have is
+    /// corrected.
+    pub fn restore(&mut self, snapshot: BreakerSnapshot, now: Millis) {
+        self.reset();
+        let attempts = snapshot.attempts.min(WINDOW);
+        let known = u64::MAX.checked_shr(WINDOW - attempts).unwrap_or(0);
+        self.window = AttemptWindow { failed: snapshot.failed & known, attempts };
+        if let Some(OpenPause { until, pause }) = snapshot.open {
+            let pause = pause.clamp(FIRST_PAUSE, MAX_PAUSE_SILENT);
+            let until = until.unwrap_or(now).min(now + pause);
+            self.state = State::Open { until, pause };
+        }
+    }
+
     /// Returns true while only probes are permitted.
     pub fn is_open(&self) -> bool {
         self.state != State::Closed
@@ -401,6 +445,29 @@ mod tests {
             let want = if n == PROBES { BreakerChange::Reopened } else { BreakerChange::None };
             assert_eq!(attempt(breaker, evidence, at), want, "probe {n}");
         }
+    }
+
+    /// Its attempts in flight stay with the former process: their results must not count here.
+    #[test]
+    fn another_process_goes_on_with_the_pause() {
+        let mut before = opened(Millis(0));
+        let mut breaker = ReceiverBreaker::default();
+        let foreign = breaker.request_permit(Millis(500)).unwrap();
+        breaker.restore(before.snapshot(), Millis(500));
+        assert_eq!(breaker.report(), before.report());
+        assert_eq!(breaker.record(foreign, Healthy, Millis(500)), BreakerChange::None);
+        let until = Millis(0) + FIRST_PAUSE;
+        assert_eq!(breaker.request_permit(Millis(until.0 - 1)), Err(until));
+        // A round of probes begins again, and the next pause is longer.
+        attempt(&mut before, ANSWERED, until);
+        breaker.restore(before.snapshot(), until);
+        fail_probes(&mut breaker, ANSWERED, until);
+        assert_eq!(breaker.report().pause, FIRST_PAUSE * 2);
+        let mut closed = ReceiverBreaker::default();
+        (1..MIN_ATTEMPTS).for_each(|_| assert_eq!(attempt(&mut closed, SILENT, until), BreakerChange::None));
+        breaker.restore(closed.snapshot(), until);
+        assert!(!breaker.is_open());
+        assert_eq!(attempt(&mut breaker, SILENT, until), BreakerChange::Opened, "the failures count on");
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl FolderState {
             let id = (kind, ObjectKey::new(&state.namespace, &state.name));
             written.push((id, StoredState { version: VERSION, text }));
         }
-        Ok(StateChanges { total: written.len(), written, horizon: VERSION })
+        Ok(StateChanges { written, deleted: Vec::new(), horizon: VERSION })
     }
 
     /// Writes or deletes the file of an object.

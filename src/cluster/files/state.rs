@@ -57,6 +57,14 @@ impl StateStore {
             let removed = self.entries.extract_if(.., |id, entry| deleted(entry) && !read.contains(id));
             changed.extend(removed.map(|(id, _)| id));
         }
+        for (id, version) in changes.deleted {
+            // Not one that was created again since.
+            let is_older = |entry: &Entry| entry.version.is_some_and(|known| known < version);
+            if self.entries.get(&id).is_some_and(is_older) {
+                self.entries.remove(&id);
+                changed.insert(id);
+            }
+        }
         for (id, stored) in changes.written {
             // A read that began before a write of this process.
             if self.entries.get(&id).is_some_and(|entry| entry.version >= Some(stored.version)) {
@@ -80,11 +88,6 @@ impl StateStore {
         adopted.rebase(&saved);
         self.entries.insert(id.clone(), Entry { saved, version: Some(version), adopted });
         Ok(())
-    }
-
-    /// Returns the number of stored states.
-    pub fn stored(&self) -> usize {
-        self.entries.values().filter(|entry| entry.version.is_some()).count()
     }
 
     /// Returns the objects with state that do not count as removed, each with the file that defined it last.
@@ -525,13 +528,27 @@ mod tests {
         let prepared = state.set_status(&id(), &json!({"a": 1}), &world.manifests).unwrap().unwrap();
         state.complete(prepared, 9);
         let old = (id(), stored(5, &SavedState::new(&id())));
-        let changes = StateChanges { written: vec![old], total: 1, horizon: 9 };
+        let changes = StateChanges { written: vec![old], deleted: Vec::new(), horizon: 9 };
         assert!(state.apply(changes, true).unwrap().is_empty());
         assert_eq!(state.object(&id(), &world.manifests, false).unwrap().value["status"]["a"], 1);
         // Written after the read began.
-        let changes = |horizon| StateChanges { written: Vec::new(), total: 0, horizon };
+        let changes = |horizon| StateChanges { horizon, ..StateChanges::default() };
         assert!(state.apply(changes(9), true).unwrap().is_empty());
         assert_eq!(state.apply(changes(10), true).unwrap(), BTreeSet::from([id()]));
-        assert_eq!(state.stored(), 0);
+        assert!(state.ids().next().is_none());
+    }
+
+    #[test]
+    fn a_deletion_removes_no_state_that_was_created_after_it() {
+        let world = World::new();
+        let mut state = shared(&world, &SavedState::new(&id()));
+        let deleted = |version| StateChanges { deleted: vec![(id(), version)], ..StateChanges::default() };
+        assert!(state.apply(deleted(4), false).unwrap().is_empty());
+        let created =
+            StateChanges { written: vec![(id(), stored(8, &SavedState::new(&id())))], ..deleted(6) };
+        assert_eq!(state.apply(created, false).unwrap(), BTreeSet::from([id()]));
+        assert!(state.apply(deleted(6), false).unwrap().is_empty(), "read again");
+        assert_eq!(state.apply(deleted(9), false).unwrap(), BTreeSet::from([id()]));
+        assert!(state.ids().next().is_none());
     }
 }

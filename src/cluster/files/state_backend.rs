@@ -46,8 +46,9 @@ pub struct StateWrite {
 pub struct StateChanges {
     /// The states that were written, each at least once.
     pub written: Vec<(ObjectId, StoredState)>,
-    /// The number of all states. If the caller knows more, some were deleted.
-    pub total: usize,
+    /// The states that were deleted, each with the version of its deletion. One that was created again is in `written` too. None of
+    /// a read of all states.
+    pub deleted: Vec<(ObjectId, StateVersion)>,
     /// The versions below this one are complete: pass it as `since` to the next read.
     pub horizon: StateVersion,
 }
@@ -70,7 +71,7 @@ pub trait StateBackend: Send + Sync + 'static {
     /// True if other processes read and write the same state.
     fn is_shared(&self) -> bool;
 
-    /// Returns the states that were written since the `horizon` of an earlier read; None: all.
+    /// Returns the states that were written or deleted since the `horizon` of an earlier read, at most an hour ago; None: all.
     fn changes(&self, since: Option<StateVersion>) -> BoxFuture<'_, Result<StateChanges, StateError>>;
 
     /// Reads one state; None if the object has none.

@@ -5,9 +5,12 @@ use std::time::Duration;
 use super::file_cluster::{FileCluster, lost_key_ring};
 use super::state_backend::{StateChanges, StateError, StateVersion};
 use crate::core::keys::KeyRing;
+use crate::core::time::Millis;
 
 /// The time between two reads. Bounds how late this process sees what another one wrote.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// After a longer time without a read, everything is read: the state remembers deletions for an hour.
+const MAX_GAP: Duration = Duration::from_secs(600);
 /// How long a read may take. The first one is of everything.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -20,11 +23,15 @@ impl FileCluster {
         let (mut horizon, mut is_failing) = (None, false);
         loop {
             tokio::time::sleep(REFRESH_INTERVAL).await;
-            let read = tokio::time::timeout(REFRESH_TIMEOUT, self.refresh(horizon)).await;
+            let started = Millis::steady();
+            // A process that was suspended may miss deletions.
+            let since =
+                horizon.filter(|(_, read)| started.since(*read) < MAX_GAP).map(|(horizon, _)| horizon);
+            let read = tokio::time::timeout(REFRESH_TIMEOUT, self.refresh(since)).await;
             let timeout = || StateError::Failed(format!("no answer within {} s", REFRESH_TIMEOUT.as_secs()));
             match read.unwrap_or_else(|_| Err(timeout())) {
                 Ok(read) => {
-                    horizon = read;
+                    horizon = Some((read, started));
                     if std::mem::take(&mut is_failing) {
                         tracing::info!("state of other processes read again");
                     }
@@ -58,23 +65,19 @@ impl FileCluster {
         Ok(())
     }
 
-    /// Applies what others wrote since `since`. Returns the horizon of the next read; None: it must read everything, because
-    /// something was deleted.
-    async fn refresh(&self, since: Option<StateVersion>) -> Result<Option<StateVersion>, StateError> {
+    /// Applies what others wrote since `since`. Returns the horizon of the next read.
+    async fn refresh(&self, since: Option<StateVersion>) -> Result<StateVersion, StateError> {
         let (changes, key_ring) = self.read(since).await?;
         self.set_key_ring(key_ring);
-        let (total, horizon) = (changes.total, changes.horizon);
-        let is_complete = {
-            let mut inner = self.inner.lock();
-            let changed = inner.state.apply(changes, since.is_none())?;
-            let is_changed = !changed.is_empty();
-            inner.changed.extend(changed);
-            if is_changed {
-                self.changed.notify_one();
-            }
-            inner.state.stored() <= total
-        };
-        Ok(is_complete.then_some(horizon))
+        let horizon = changes.horizon;
+        let mut inner = self.inner.lock();
+        let changed = inner.state.apply(changes, since.is_none())?;
+        let is_changed = !changed.is_empty();
+        inner.changed.extend(changed);
+        if is_changed {
+            self.changed.notify_one();
+        }
+        Ok(horizon)
     }
 
     async fn read(&self, since: Option<StateVersion>) -> Result<(StateChanges, KeyRing), StateError> {

@@ -8,9 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::command::{DispatchCommand, DispatchHandle, ReportGuard};
-use super::effect::Effect;
+use super::effect::{BreakerTransition, Effect};
 use super::machine::DispatchMachine;
-use super::ownership::{InFlightElsewhere, Owns};
 use super::time::Now;
 use super::{attempt, ownership, settler, store_jobs};
 use crate::core::time::Millis;
@@ -72,11 +71,9 @@ impl Dispatcher {
         let counted = (parts.metrics.clone(), parts.index.clone());
         tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), counted));
         let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
-        let (owner, listing) = (parts.store.clone(), parts.store.clone());
-        let owns: Owns = Arc::new(move |uid| owner.owns(uid));
-        let elsewhere: InFlightElsewhere = Arc::new(move |uid| listing.in_flight_elsewhere(uid));
+        let ownership = Arc::new(parts.store.clone());
         let dispatcher = Dispatcher {
-            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory).owning(owns, elsewhere),
+            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory, ownership),
             memory: parts.memory,
             store: parts.store,
             index: parts.index,
@@ -196,13 +193,16 @@ impl Dispatcher {
                 self.reports.timeline.record(&health, Millis::now());
                 self.reports.health.push(&health.hook.uid.clone(), health)
             }
-            Effect::ReportBreaker { uid, report, change, series } => {
+            Effect::ReportBreaker { uid, report, transition, series } => {
                 self.reports.breakers.publish(&uid, report);
-                if let Some(is_open) = change {
-                    self.metrics.record_breaker_change(is_open);
-                    series.iter().for_each(|series| series.set_breaker_open(is_open));
-                }
-                if change == Some(true) {
+                let is_open = match transition {
+                    BreakerTransition::None => return,
+                    BreakerTransition::Opened | BreakerTransition::Inherited => true,
+                    BreakerTransition::Closed => false,
+                };
+                self.metrics.record_breaker_change(is_open);
+                series.iter().for_each(|series| series.set_breaker_open(is_open));
+                if transition == BreakerTransition::Opened {
                     self.metrics.record_breaker_opening();
                 }
             }

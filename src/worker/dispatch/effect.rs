@@ -24,12 +24,11 @@ pub enum Effect {
     ReportHold(HoldChange),
     /// Write the condition `Delivering`.
     ReportHealth(DeliveryHealth),
-    /// Publish the state of a breaker, whose `next_probe` is a time of the wall clock. `change`: it opened (true) or
-    /// closed (false), for the metrics.
+    /// Publish the state of a breaker, whose `next_probe` is a time of the wall clock. `transition`: for the metrics.
     ReportBreaker {
         uid: Arc<str>,
         report: BreakerReport,
-        change: Option<bool>,
+        transition: BreakerTransition,
         series: Option<Arc<HookSeries>>,
     },
     /// The senders of this namespace wait before their response, or no longer.
@@ -44,6 +43,16 @@ pub enum Effect {
     Disown(Arc<str>),
     /// End every pending delivery of a deleted hook, then send `BacklogEnded`, or `HookChanged` if the store fails.
     EndBacklog { uid: Arc<str>, hook: Option<HookId> },
+}
+
+/// How the set of open breakers of this process changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerTransition {
+    None,
+    Opened,
+    /// It was open at the former owner of the hook.
+    Inherited,
+    Closed,
 }
 
 /// A delivery that is too old for an attempt.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::command::FailureKind;
+use super::command::{FailureKind, ReceiverSignal};
 use super::hold::{GoneMark, Hold};
 use super::queue::HookQueue;
 use super::time::Now;
@@ -10,6 +10,7 @@ use crate::core::delivery_reason::DeliveringFault;
 use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 use crate::worker::hooks::HookState;
+use crate::worker::index::HookIndex;
 use crate::worker::report::{DeliveryHealth, HoldChange};
 use crate::worker::store::HookId;
 
@@ -160,4 +161,38 @@ pub fn health_change(
     let last_error = queue.last_error.clone().filter(|_| !healthy && queue.failures > 0);
     let last_success = queue.last_success;
     Some(DeliveryHealth { hook: id, healthy, reason, message, last_error, last_success, resumed })
+}
+
+/// Updates the reported health after an attempt.
+pub(super) fn record_signal(
+    index: &HookIndex,
+    queue: &mut HookQueue,
+    uid: &Arc<str>,
+    signal: ReceiverSignal,
+    now: Now,
+) {
+    if !matches!(signal, ReceiverSignal::Unknown) {
+        queue.missing = None;
+        queue.egress_denied = None;
+    }
+    match signal {
+        ReceiverSignal::Unknown => {}
+        ReceiverSignal::Delivered | ReceiverSignal::Refused => {
+            queue.failures = 0;
+            queue.has_answered = true;
+            if signal == ReceiverSignal::Delivered {
+                queue.last_success = Some(now.wall);
+            }
+        }
+        ReceiverSignal::Failing { error, kind } => {
+            queue.failures = queue.failures.saturating_add(1);
+            queue.fault = kind;
+            queue.last_error = Some(error);
+        }
+        ReceiverSignal::Gone => {
+            queue.failures = 0;
+            queue.gone = index.get(uid).map(|hook| GoneMark::of(&hook));
+        }
+        ReceiverSignal::Denied(why) => queue.egress_denied = Some(why),
+    }
 }

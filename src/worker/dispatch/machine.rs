@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use super::command::{AttemptTicket, DispatchCommand, ReceiverSignal, SettledDelivery};
 use super::crowding::Crowding;
-use super::effect::Effect;
+use super::effect::{BreakerTransition, Effect};
 use super::health::{evaluate_hold, hold_change};
-use super::hold::GoneMark;
 use super::memory::DeliveryMemory;
-use super::ownership::{InFlightElsewhere, Owns};
+use super::ownership::HookOwnership;
 use super::queue::{AttemptInFlight, HookQueue, UndecidedFilter, memory_size};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
 use super::timers::HookTimers;
 use crate::core::fast_map::{FastMap, FastSet};
-use crate::core::receiver_breaker::{BreakerChange, ReceiverEvidence};
+use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::time::Millis;
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
@@ -49,13 +48,18 @@ pub struct DispatchMachine {
     is_stopping: bool,
     /// The store cannot record outcomes, so no attempt starts.
     is_store_full: bool,
-    pub(super) owns: Owns,
-    pub(super) elsewhere: InFlightElsewhere,
+    pub(super) ownership: Arc<dyn HookOwnership>,
 }
 
 impl DispatchMachine {
-    /// Creates a machine without queues. `memory`: the budget for deliveries in bytes.
-    pub fn new(index: Arc<HookIndex>, grace: Duration, memory: usize) -> Self {
+    /// Creates a machine without queues, which sends the deliveries of the hooks that this process owns. `memory`: the budget for
+    /// deliveries in bytes.
+    pub fn new(
+        index: Arc<HookIndex>,
+        grace: Duration,
+        memory: usize,
+        ownership: Arc<dyn HookOwnership>,
+    ) -> Self {
         DispatchMachine {
             index,
             queues: FastMap::default(),
@@ -72,8 +76,7 @@ impl DispatchMachine {
             reading: None,
             is_stopping: false,
             is_store_full: false,
-            owns: Arc::new(|_| true),
-            elsewhere: Arc::new(|_| 0),
+            ownership,
         }
     }
 
@@ -227,7 +230,7 @@ impl DispatchMachine {
     /// Takes an accepted delivery into memory, or leaves it on disk if there is no capacity. Returns its hook.
     fn enqueue(&mut self, mut pending: PendingDelivery) -> Arc<str> {
         let uid = pending.hook.uid.clone();
-        if !(self.owns)(&uid) {
+        if self.ownership.epoch(&uid).is_none() {
             return uid;
         }
         let mut queue = self.queues.entry(uid.clone()).or_default();
@@ -309,44 +312,6 @@ impl DispatchMachine {
         self.drop_if_idle(uid);
     }
 
-    /// Updates the breaker and the reported health after an attempt.
-    fn record_evidence(
-        &mut self,
-        uid: &Arc<str>,
-        ticket: &AttemptTicket,
-        evidence: ReceiverEvidence,
-        signal: ReceiverSignal,
-        now: Now,
-    ) {
-        if ticket.permit.probe().is_some() {
-            self.effects.push(Effect::RecordProbe(evidence));
-        }
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        record_signal(&self.index, queue, uid, signal, now);
-        match queue.breaker.record(ticket.permit, evidence, now.steady) {
-            BreakerChange::None => {}
-            BreakerChange::Closed => self.report_breaker(uid, Some(false), now),
-            BreakerChange::Opened => {
-                queue.needs_untried = true;
-                self.report_breaker(uid, Some(true), now);
-            }
-            BreakerChange::Reopened => {
-                queue.needs_untried = true;
-                self.report_breaker(uid, None, now);
-            }
-        }
-    }
-
-    /// Reports the state of a hook's breaker. `change`: it opened (true) or closed (false).
-    pub(super) fn report_breaker(&mut self, uid: &Arc<str>, change: Option<bool>, now: Now) {
-        let Some(queue) = self.queues.get(uid) else { return };
-        let mut report = queue.breaker.report();
-        // The breaker uses the steady clock, which means nothing to people.
-        report.next_probe = report.next_probe.map(|at| now.wall_at(at));
-        let series = self.index.get(uid).and_then(|hook| hook.series.clone());
-        self.effects.push(Effect::ReportBreaker { uid: uid.clone(), report, change, series });
-    }
-
     /// Returns the hook that has this namespace and name now.
     pub(super) fn hook_named_like(&self, id: &HookId) -> Option<Arc<HookState>> {
         self.index.get(&self.index.uid_of(&id.namespace, &id.name)?)
@@ -363,6 +328,7 @@ impl DispatchMachine {
         if let Some(reservation) = queue.loading.take() {
             self.end_load(uid, reservation);
         }
+        self.forget_pacing(uid, &queue);
         if !queue.breaker.is_open() {
             return;
         }
@@ -371,7 +337,12 @@ impl DispatchMachine {
         let hook = queue.hook.and_then(|id| self.hook_named_like(&id));
         let series = hook.and_then(|hook| hook.series.clone());
         let report = queue.breaker.report();
-        self.effects.push(Effect::ReportBreaker { uid: uid.clone(), report, change: Some(false), series });
+        self.effects.push(Effect::ReportBreaker {
+            uid: uid.clone(),
+            report,
+            transition: BreakerTransition::Closed,
+            series,
+        });
     }
 
     /// Releases the slot and the memory of an ended attempt. They go to the hook that holds least and not back to the same
@@ -437,7 +408,9 @@ impl DispatchMachine {
                 self.update_rank(uid, false);
             }
             // Nothing else refers to an idle queue: it has no deliveries, and its breaker is closed.
-            self.queues.remove(uid);
+            if let Some(queue) = self.queues.remove(uid) {
+                self.forget_pacing(uid, &queue);
+            }
         }
     }
 
@@ -465,33 +438,5 @@ impl DispatchMachine {
         }
         self.dispatch_readers(now);
         self.drop_if_idle(uid);
-    }
-}
-
-/// Updates the reported health after an attempt.
-fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signal: ReceiverSignal, now: Now) {
-    if !matches!(signal, ReceiverSignal::Unknown) {
-        queue.missing = None;
-        queue.egress_denied = None;
-    }
-    match signal {
-        ReceiverSignal::Unknown => {}
-        ReceiverSignal::Delivered | ReceiverSignal::Refused => {
-            queue.failures = 0;
-            queue.has_answered = true;
-            if signal == ReceiverSignal::Delivered {
-                queue.last_success = Some(now.wall);
-            }
-        }
-        ReceiverSignal::Failing { error, kind } => {
-            queue.failures = queue.failures.saturating_add(1);
-            queue.fault = kind;
-            queue.last_error = Some(error);
-        }
-        ReceiverSignal::Gone => {
-            queue.failures = 0;
-            queue.gone = index.get(uid).map(|hook| GoneMark::of(&hook));
-        }
-        ReceiverSignal::Denied(why) => queue.egress_denied = Some(why),
     }
 }

@@ -13,6 +13,8 @@
 //!
 //! Slots and memory are divided fairly between namespaces, then between hooks: `memory` counts, `core::fair_pool` divides
 //! what attempts in flight hold, and `reclaim` returns ready deliveries to the disk.
+//!
+//! With several workers, each hook has one owner (`ownership`), and its breaker and rate limit move along (`pacing`).
 
 mod attempt;
 mod command;
@@ -25,6 +27,7 @@ mod machine;
 mod memory;
 mod orphans;
 mod ownership;
+mod pacing;
 mod postponed;
 mod queue;
 mod ready_ranking;

@@ -6,24 +6,39 @@ use super::command::{DispatchCommand, DispatchHandle};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::time::Now;
+use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::worker::store::{DispatchNotice, DispatchStore, HookBacklog, HookId, StoreError};
 
-/// Returns whether this process sends the deliveries of the hook with this uid.
-pub type Owns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// What the dispatcher knows of the other processes. The methods are those of [`DispatchStore`] with the same names.
+pub trait HookOwnership: Send + Sync {
+    fn epoch(&self, uid: &str) -> Option<i64>;
+    fn in_flight_elsewhere(&self, uid: &str) -> usize;
+    fn inherited_pacing(&self, uid: &str, epoch: i64) -> InheritedPacing;
+    fn record_pacing(&self, uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>);
+}
 
-/// Returns how many deliveries of an own hook another process is still attempting.
-pub type InFlightElsewhere = Arc<dyn Fn(&str) -> usize + Send + Sync>;
-
-impl DispatchMachine {
-    /// Sends only the deliveries of these hooks, and counts the attempts of their former owners against their concurrency.
-    pub fn owning(mut self, owns: Owns, elsewhere: InFlightElsewhere) -> Self {
-        (self.owns, self.elsewhere) = (owns, elsewhere);
-        self
+impl HookOwnership for Arc<dyn DispatchStore> {
+    fn epoch(&self, uid: &str) -> Option<i64> {
+        (**self).epoch(uid)
     }
 
+    fn in_flight_elsewhere(&self, uid: &str) -> usize {
+        (**self).in_flight_elsewhere(uid)
+    }
+
+    fn inherited_pacing(&self, uid: &str, epoch: i64) -> InheritedPacing {
+        (**self).inherited_pacing(uid, epoch)
+    }
+
+    fn record_pacing(&self, uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
+        (**self).record_pacing(uid, epoch, pacing);
+    }
+}
+
+impl DispatchMachine {
     /// True if as many deliveries of the hook are in flight as it allows, here and at its former owners.
     pub(super) fn is_saturated(&self, uid: &str, in_flight: usize, concurrency: usize) -> bool {
-        in_flight.saturating_add((self.elsewhere)(uid)) >= concurrency
+        in_flight.saturating_add(self.ownership.in_flight_elsewhere(uid)) >= concurrency
     }
 
     /// Takes over the hooks that this process owns now, and gives up those of other workers.
@@ -41,15 +56,17 @@ impl DispatchMachine {
         effects
     }
 
-    /// True if this process sends the hook's deliveries. Otherwise gives up what it has of them: another worker reads them
-    /// from the store. Attempts in flight end here.
-    pub(super) fn is_owned(&mut self, uid: &Arc<str>) -> bool {
-        if (self.owns)(uid) {
-            return true;
+    /// Returns the epoch under which this process sends the hook's deliveries. None: gives up what it has of them, because another
+    /// worker reads them from the store. Attempts in flight end here.
+    pub(super) fn owned_epoch(&mut self, uid: &Arc<str>) -> Option<i64> {
+        if let Some(epoch) = self.ownership.epoch(uid) {
+            return Some(epoch);
         }
         self.unload_all(uid);
         self.memory.pool.stop_waiting(uid);
-        let Some(queue) = self.queues.get_mut(uid) else { return false };
+        let queue = self.queues.get_mut(uid)?;
+        // What is recorded is for the next owner: it must not be removed with the queue. If the hook comes back, it is read again.
+        queue.pacing_epoch = None;
         queue.has_more_on_disk = false;
         queue.release_all_postponed();
         // If the hook comes back, report again: a write of before may have been dropped.
@@ -59,7 +76,7 @@ impl DispatchMachine {
             self.drop_queue(uid);
             self.effects.push(Effect::Disown(uid.clone()));
         }
-        false
+        None
     }
 }
 

@@ -124,7 +124,7 @@ pub struct HookQueue {
     /// The breaker has opened since the last read: the next one fetches untried deliveries for the probes.
     pub needs_untried: bool,
     /// The generation of the hook whose attempts the breaker counts.
-    breaker_generation: Option<i64>,
+    pub breaker_generation: Option<i64>,
     /// Failed attempts since the last success.
     pub failures: u32,
     /// What the last failure was.
@@ -132,7 +132,13 @@ pub struct HookQueue {
     /// When the last check for expiry found nothing.
     expiry_checked_at: Millis,
     /// Present while the hook has a rate limit.
-    bucket: Option<TokenBucket>,
+    pub bucket: Option<TokenBucket>,
+    /// A bucket that is created has no tokens as of this time, because the former owner of the hook may have used them.
+    pub empty_since: Option<Millis>,
+    /// The epoch under which this process owns the breaker and the bucket. None: another process may own them.
+    pub pacing_epoch: Option<i64>,
+    /// The store has a record of the breaker or the bucket.
+    pub has_recorded_pacing: bool,
     /// When the dispatcher first found the hook deleted.
     pub deleted_since: Option<Millis>,
     /// The hook's identity in the store.
@@ -398,7 +404,11 @@ impl HookQueue {
     /// Returns the earliest time of the next attempt, by the rate limit and the breaker. Takes nothing.
     pub fn not_before(&mut self, rate: Option<Rate>, now: Millis) -> Option<Millis> {
         if rate != self.rate() {
-            self.bucket = rate.map(|rate| TokenBucket::new(rate, now));
+            let empty_since = self.empty_since.filter(|_| self.bucket.is_none());
+            self.bucket = rate.map(|rate| match empty_since {
+                Some(since) => TokenBucket::with_tokens(rate, 0.0, since),
+                None => TokenBucket::new(rate, now),
+            });
         }
         if self.breaker.is_open()
             && let Err(until) = self.breaker.clone().request_permit(now)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::command::AttemptTicket;
-use super::effect::Effect;
+use super::effect::{BreakerTransition, Effect};
 use super::health::{evaluate_hold, health_change, is_blocked};
 use super::machine::DispatchMachine;
 use super::memory::DeliveryMemory;
@@ -72,16 +72,14 @@ impl DispatchMachine {
     }
 
     fn dispatch_hook(&mut self, uid: &Arc<str>, is_next: bool, now: Now) {
-        if !self.is_owned(uid) {
-            return;
-        }
+        let Some(epoch) = self.owned_epoch(uid) else { return };
         let state = self.index.get(uid);
         let Some(mut queue) = self.queues.get_mut(uid) else { return };
         if let Some(state) = &state {
             queue.hook.get_or_insert_with(|| state.id.clone());
             queue.deleted_since = None;
-            if queue.reset_breaker_of_older(state.generation) {
-                self.report_breaker(uid, Some(false), now);
+            if !queue.is_pacing_prepared(epoch, state.generation) {
+                self.prepare_pacing(uid, epoch, state.generation, now);
                 let Some(found) = self.queues.get_mut(uid) else { return };
                 queue = found;
             }
@@ -236,8 +234,13 @@ impl DispatchMachine {
             held: pending.held,
         };
         self.in_flight += 1;
+        let is_paced = queue.is_paced();
+        if is_paced {
+            // Before the attempt: the next owner must not use its token again if the hook leaves now.
+            self.record_pacing(uid, now);
+        }
         if permit.probe().is_some() {
-            self.report_breaker(uid, None, now);
+            self.report_breaker(uid, BreakerTransition::None, now);
         }
         self.effects.push(Effect::StartAttempt { pending, ticket });
         let extra = DeliveryMemory::attempt_extra(len);
@@ -365,7 +368,7 @@ impl DispatchMachine {
     /// Starts the attempt whose capacity was granted before its delivery was read.
     fn start_granted(&mut self, uid: &Arc<str>, grant: Grant, now: Now) {
         let (state, is_halted) = (self.index.get(uid), self.is_halted());
-        let elsewhere = (self.elsewhere)(uid);
+        let elsewhere = self.ownership.in_flight_elsewhere(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let may_start = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
             Some((state, hook)) => {

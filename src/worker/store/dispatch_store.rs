@@ -9,6 +9,7 @@ use super::{
     DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, Settlement, StoreError,
 };
 use crate::core::fast_map::FastSet;
+use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::core::time::Millis;
 
 /// Serves pending deliveries to the dispatcher and records what it does with them.
@@ -94,9 +95,25 @@ pub trait DispatchStore: Send + Sync + 'static {
     /// True if this process sends the hook's deliveries. Cheap: no access to the store.
     ///
     /// With several workers, each hook belongs to one of them. The reads of deliveries return none of the other hooks.
-    fn owns(&self, _hook_uid: &str) -> bool {
-        true
+    fn owns(&self, hook_uid: &str) -> bool {
+        self.epoch(hook_uid).is_some()
     }
+
+    /// Returns the epoch under which this process sends the hook's deliveries, which another owner in between raises. None: another
+    /// process sends them. Cheap: no access to the store.
+    fn epoch(&self, _hook_uid: &str) -> Option<i64> {
+        Some(0)
+    }
+
+    /// Returns the pacing of a hook as of its former owner, or as this process last recorded it under this epoch. Cheap: no access
+    /// to the store.
+    fn inherited_pacing(&self, _hook_uid: &str, _epoch: i64) -> InheritedPacing {
+        InheritedPacing::default()
+    }
+
+    /// Records the pacing of a hook for its next owner; None: it is at rest. Ignored if `_epoch` has ended. Cheap: no access to the
+    /// store, which writes it when the hook leaves, and soon after its breaker has opened or closed.
+    fn record_pacing(&self, _hook_uid: &Arc<str>, _epoch: i64, _pacing: Option<HookPacing>) {}
 
     /// True if this process sends the hook's deliveries, and no other one can have taken the hook over by now. For writes that
     /// another process must not undo. Cheap: no access to the store.

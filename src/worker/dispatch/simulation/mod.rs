@@ -5,6 +5,7 @@ mod cost;
 mod crowding;
 mod fairness;
 mod hand_over;
+mod owners;
 mod postponed;
 mod random;
 mod reports;
@@ -23,6 +24,7 @@ use super::command::{
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::memory::MAX_IN_FLIGHT;
+use super::ownership::HookOwnership;
 use super::time::Now;
 use crate::cluster::ObjectKey;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
@@ -34,6 +36,7 @@ use crate::core::time::Millis;
 use crate::worker::index::HookIndex;
 use crate::worker::report::DeliveryHealth;
 use crate::worker::store::{DeliverySeq, HookId, PendingDelivery, ReadLimit, StoreError};
+use owners::SimOwnership;
 use store::SimStore;
 
 /// When the simulation starts, by the wall clock. The steady clock starts at 1000.
@@ -109,18 +112,7 @@ pub struct Simulation {
     ended_backlogs: usize,
     most_in_flight: usize,
     most_memory: usize,
-    /// Deliveries that former owners of the hooks are attempting.
-    elsewhere: Elsewhere,
-}
-
-/// Counts of deliveries by the uid of their hook.
-type Elsewhere = Arc<parking_lot::Mutex<HashMap<Arc<str>, usize>>>;
-
-/// Creates a machine that owns all hooks, and former owners attempt these deliveries.
-fn machine(index: &Arc<HookIndex>, grace: Duration, memory: usize, elsewhere: &Elsewhere) -> DispatchMachine {
-    let elsewhere = elsewhere.clone();
-    let count = move |uid: &str| elsewhere.lock().get(uid).copied().unwrap_or(0);
-    DispatchMachine::new(index.clone(), grace, memory).owning(Arc::new(|_| true), Arc::new(count))
+    ownership: Arc<SimOwnership>,
 }
 
 impl Simulation {
@@ -129,9 +121,9 @@ impl Simulation {
     }
 
     fn with_grace(memory: usize, seed: u64, grace: Duration) -> Self {
-        let (index, elsewhere) = (Arc::new(HookIndex::default()), Elsewhere::default());
+        let (index, ownership) = (Arc::new(HookIndex::default()), Arc::<SimOwnership>::default());
         Simulation {
-            machine: machine(&index, grace, memory, &elsewhere),
+            machine: DispatchMachine::new(index.clone(), grace, memory, ownership.clone()),
             index,
             memory,
             store: SimStore::default(),
@@ -159,7 +151,7 @@ impl Simulation {
             ended_backlogs: 0,
             most_in_flight: 0,
             most_memory: 0,
-            elsewhere,
+            ownership,
         }
     }
 
@@ -330,7 +322,7 @@ impl Simulation {
         *self.attempts.entry(uid.clone()).or_default() += 1;
         let state = self.index.get(&uid).unwrap();
         let delivery = &state.hook.as_ref().unwrap().delivery;
-        let elsewhere = self.elsewhere.lock().get(&uid).copied().unwrap_or(0);
+        let elsewhere = self.ownership.in_flight_elsewhere(&uid);
         let of_hook = self.machine.queues.get(&uid).unwrap().in_flight + elsewhere;
         assert!(of_hook <= delivery.concurrency.max(1), "{of_hook} attempts of {uid}");
         let duration = match self.receivers[&uid] {
@@ -496,12 +488,19 @@ impl Simulation {
         stuck
     }
 
-    /// Kills the process and starts a new one on the same store.
+    /// Kills the process and starts a new one on the same store, which keeps no pacing.
     fn restart(&mut self) {
+        self.ownership.forget_pacing();
+        self.replace_process();
+    }
+
+    /// Another process goes on with the same store.
+    fn replace_process(&mut self) {
         self.in_flight.clear();
         self.later.clear();
         self.crowded.clear();
-        self.machine = machine(&self.index, self.grace, self.memory, &self.elsewhere);
+        self.machine =
+            DispatchMachine::new(self.index.clone(), self.grace, self.memory, self.ownership.clone());
         let held = self.held.values().cloned().collect();
         let effects = self.machine.start(held, self.store.backlogs(), self.now());
         self.execute(effects);
@@ -509,7 +508,7 @@ impl Simulation {
 
     /// Sets how many deliveries of the hook its former owners are attempting. Fewer than before are reported.
     fn set_elsewhere(&mut self, uid: &Arc<str>, count: usize) {
-        let before = self.elsewhere.lock().insert(uid.clone(), count).unwrap_or(0);
+        let before = self.ownership.set_elsewhere(uid, count);
         if count < before {
             self.command(DispatchCommand::NotifyDue(uid.clone()));
         }

@@ -15,7 +15,7 @@ use super::markers;
 use super::session::Session;
 
 /// The format that this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 5;
 
 /// One change of the format, applied in one transaction. Never edit a released one: add another.
 struct Migration {
@@ -29,6 +29,8 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, min_reader: 1, sql: include_str!("tables.sql") },
     Migration { version: 2, min_reader: 1, sql: include_str!("standalone_tables.sql") },
     Migration { version: 3, min_reader: 1, sql: include_str!("load_columns.sql") },
+    Migration { version: 4, min_reader: 1, sql: include_str!("pacing_tables.sql") },
+    Migration { version: 5, min_reader: 1, sql: include_str!("deleted_objects.sql") },
 ];
 
 /// The key of the advisory lock: "HkSt".
@@ -172,7 +174,9 @@ mod tests {
         migrate(&session).await.unwrap();
         session
             .batch(
-                "ALTER TABLE hookstream.shards DROP COLUMN load;
+                "DROP FUNCTION hookstream.record_deleted_object CASCADE;
+                 DROP TABLE hookstream.deleted_objects, hookstream.pacing;
+                 ALTER TABLE hookstream.shards DROP COLUMN load, DROP COLUMN given_epoch, DROP COLUMN empty_since;
                  ALTER TABLE hookstream.workers DROP COLUMN load, DROP COLUMN is_leaving;
                  UPDATE hookstream.meta SET value = '2' WHERE name = 'version'",
             )
@@ -185,7 +189,7 @@ mod tests {
         assert!(failed.to_string().contains("another transaction uses them"), "{failed}");
         let repeated = async {
             let applied = migrate_with(&session, 30, Duration::from_millis(10)).await.unwrap();
-            assert_eq!(applied, 1);
+            assert_eq!(applied, 3);
         };
         let ending = async {
             reader.batch("COMMIT").await.unwrap();

@@ -117,11 +117,14 @@ impl PostgresStore {
         let (sender, notices) = notices::channel();
         let noticing = notices::run(connections.clone(), ownership.clone(), sender, stopping.clone());
         let signalling = signals.clone().run(connections.clone(), stopping.clone());
+        let breakers =
+            super::membership::write_changes(connections.clone(), ownership.clone(), stopping.clone());
         let tasks = vec![
             tokio::spawn(accept_writer.run()),
             tokio::spawn(outcome_writer.run()),
             tokio::spawn(noticing),
             tokio::spawn(signalling),
+            tokio::spawn(breakers),
         ];
         Ok(PostgresStore {
             connections,
@@ -237,6 +240,11 @@ impl PostgresStore {
     pub(super) async fn renew_at(&self, now: Millis) -> Result<bool, StoreError> {
         let session = self.session().await?;
         Ok(self.membership.step_at(&session, now).await?)
+    }
+
+    /// Writes the breakers that opened or closed, as its task does periodically.
+    pub(super) async fn write_breakers(&self) {
+        super::membership::write_changes_once(&self.connections, &self.ownership).await.unwrap();
     }
 
     /// Takes all shards of another worker in an orderly hand-over.

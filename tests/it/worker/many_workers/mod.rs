@@ -2,6 +2,8 @@
 
 mod checker;
 mod figures;
+mod hand_over;
+mod record;
 mod rolling_restart;
 mod servers;
 mod versions;

@@ -49,6 +49,8 @@ async fn a_rolling_restart_refuses_no_event() {
             }
         });
     }
+    // Repeats that are right: attempts that a stopping worker did not wait for, on a busy machine.
+    let mut aborted = 0;
     let progress = async |more: usize| {
         let before = durations.lock().unwrap().len();
         eventually(DEADLINE, "events to be accepted", async || match durations.lock().unwrap().len() {
@@ -65,6 +67,7 @@ async fn a_rolling_restart_refuses_no_event() {
         progress(50).await;
         let old = std::mem::replace(worker, new);
         old.process().terminate().await;
+        aborted += aborted_attempts(&old);
     }
     progress(50).await;
     stop.store(true, Ordering::SeqCst);
@@ -78,12 +81,36 @@ async fn a_rolling_restart_refuses_no_event() {
     let requests = receiver.requests();
     let ids: BTreeSet<&str> = requests.iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(ids.len(), durations.len() * 20, "each hook has each event");
-    assert_eq!(requests.len(), ids.len(), "nothing is sent twice");
+    let repeats = requests.len() - ids.len();
+    assert!(repeats <= aborted, "{repeats} are sent twice, and {aborted} attempts were aborted");
+}
+
+/// Returns how many attempts were in flight when the worker no longer waited for them: 0 unless its 10 s were over.
+fn aborted_attempts(worker: &Standalone) -> usize {
+    let log = worker.process().log();
+    let Some(line) = log.lines().find(|line| line.contains("attempts in flight aborted")) else { return 0 };
+    let (_, number) = line.split_once("\"attempts\":").expect("their number");
+    let digits = number.split(|c: char| !c.is_ascii_digit()).next().expect("a part");
+    digits.parse().unwrap_or_else(|_| panic!("{line}"))
 }
 
 /// A worker that stops waits for its attempts. Its hooks are sent by the other one meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_worker_does_not_hold_its_hooks_back() {
+    for _ in 0..STOPS {
+        if stops_beside_another_worker().await {
+            return;
+        }
+    }
+    panic!("{STOPS} workers that stopped did not wait until the other one had sent their hooks' deliveries");
+}
+
+/// A worker waits 10 s for its attempts. On a busy machine, the other one may need longer for its first deliveries.
+const STOPS: usize = 4;
+
+/// Stops one of two workers whose attempts in flight do not end. Returns false if it ended before the other one had sent the next
+/// delivery of each hook.
+async fn stops_beside_another_worker() -> bool {
     const HOOKS: usize = 20;
     let permits = Arc::new(Semaphore::new(0));
     let holding = permits.clone();
@@ -101,12 +128,16 @@ async fn a_stopping_worker_does_not_hold_its_hooks_back() {
     signal(stopping.process().pid(), "TERM");
     other.publish_accepted(&event("next")).await;
     receiver.wait_for(2 * HOOKS, DEADLINE).await;
-    assert_eq!(stopping.process().ended(), None, "its attempts are still in flight");
-    permits.add_permits(HOOKS);
+    let is_waiting = stopping.process().ended().is_none();
+    permits.add_permits(2 * HOOKS);
     eventually(DEADLINE, "the worker to stop", async || {
         stopping.process().ended().map(drop).ok_or_else(|| "it runs".to_owned())
     })
     .await;
+    if !is_waiting || aborted_attempts(&stopping) > 0 {
+        return false;
+    }
     wait_until_settled(&other).await;
     assert_eq!(receiver.requests().len(), 2 * HOOKS, "nothing is sent twice");
+    true
 }

@@ -8,6 +8,8 @@
 mod in_flight;
 mod load;
 mod ownership;
+mod pacing;
+mod pacing_rows;
 mod rebalance;
 mod server_clock;
 mod share;
@@ -21,6 +23,10 @@ use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 
 pub(super) use ownership::Ownership;
+use pacing::PacingRow;
+pub(super) use pacing_rows::write_changes;
+#[cfg(test)]
+pub(super) use pacing_rows::write_changes_once;
 use rebalance::WorkerLoad;
 pub(super) use server_clock::follow_from_start as follow_clock_from_start;
 use share::{ShardRow, ShareChange};
@@ -130,17 +136,22 @@ impl Membership {
         };
         let load: Option<f64> = is_measured.then(|| loads.values().sum());
         let is_leaving = self.is_leaving.load(Ordering::Relaxed);
+        let owned: Vec<i16> = loads.keys().copied().collect();
         session.forget_warnings();
         let renewed = session
             .execute(
                 "UPDATE hookstream.workers
-                 SET lease_until = clock_timestamp() + make_interval(secs => $2), load = $3, is_leaving = $4
+                 SET lease_until = clock_timestamp() + make_interval(secs => $2), is_leaving = $4,
+                     -- With the shards that it was given, and learns of below.
+                     load = $3 + (SELECT coalesce(sum(s.load), 0) FROM hookstream.shards s
+                                  WHERE s.owner = $1 AND s.given_epoch = s.epoch - 1 AND s.shard <> ALL ($5))
                  WHERE id = $1 AND lease_until > clock_timestamp()",
                 &[
                     (&own, Type::INT8),
                     (&LEASE.as_secs_f64(), Type::FLOAT8),
                     (&load, Type::FLOAT8),
                     (&is_leaving, Type::BOOL),
+                    (&owned, Type::INT2_ARRAY),
                 ],
             )
             .await?;
@@ -158,8 +169,9 @@ impl Membership {
             .map(|shard| (shard.shard, shard.epoch))
             .collect();
         self.ownership.keep(&kept);
+        self.ownership.pacing.keep(&kept);
         // A shard that another worker gave.
-        self.gain(session, own, kept, seeds).await?;
+        self.gain(session, own, kept, seeds, &FastMap::default()).await?;
         self.ownership.extend(sent + (LEASE - MARGIN));
         let ids: Vec<i64> = workers.iter().map(|worker| worker.id).collect();
         let ShareChange { take, mut give } = share::plan(own, &ids, &shards);
@@ -195,14 +207,21 @@ impl Membership {
     }
 
     /// Takes over shards that the database says are this process's. First reads what their former owners are still
-    /// attempting: a hook's concurrency includes it.
+    /// attempting, which a hook's concurrency includes, and the pacing of their hooks. `ended`: when the leases of the owners ended
+    /// from which they were taken.
     async fn gain(
         &self,
         session: &Session,
         own: i64,
         shards: FastMap<i16, i64>,
         seeds: Vec<(i16, f64)>,
+        ended: &FastMap<i16, Millis>,
     ) -> Result<(), DbError> {
+        let unread = self.ownership.pacing.missing(&shards);
+        if !unread.is_empty() {
+            let (received, rows) = pacing_rows::receive(session, &unread, ended).await?;
+            self.ownership.pacing.receive(&received, rows);
+        }
         let owned = self.ownership.shards();
         let is_new = |shard: &i16| !owned.contains(shard);
         if self.ownership.has_in_flight_elsewhere() || shards.keys().any(is_new) {
@@ -221,20 +240,29 @@ impl Membership {
         let rows = session
             .query(
                 "UPDATE hookstream.shards s SET owner = $1, epoch = s.epoch + 1, load = 0
-                 WHERE s.shard IN (SELECT shard FROM hookstream.shards WHERE shard = ANY($2) ORDER BY shard FOR UPDATE)
+                 FROM (SELECT shard, owner FROM hookstream.shards WHERE shard = ANY($2) ORDER BY shard FOR UPDATE) f
+                 LEFT JOIN hookstream.workers k ON k.id = f.owner
+                 WHERE s.shard = f.shard
                    AND NOT EXISTS (SELECT 1 FROM hookstream.workers w
                                    WHERE w.id = s.owner AND w.lease_until > clock_timestamp())
-                 RETURNING s.shard, s.epoch",
+                 RETURNING s.shard, s.epoch, CASE WHEN isfinite(k.lease_until)
+                     THEN extract(epoch FROM clock_timestamp() - k.lease_until)::float8 END",
                 &[(&own, Type::INT8), (&shards, Type::INT2_ARRAY)],
             )
             .await?;
         // Otherwise a promoted standby may still have the former owner.
         session.check_committed()?;
-        let taken = rows
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect::<Result<FastMap<_, _>, DbError>>()?;
-        self.gain(session, own, taken, Vec::new()).await
+        let now = Millis::steady();
+        let (mut taken, mut ended) = (FastMap::default(), FastMap::default());
+        for row in &rows {
+            let (shard, epoch, ago): (i16, i64, Option<f64>) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            taken.insert(shard, epoch);
+            if let Some(ago) = ago {
+                ended.insert(shard, pacing_rows::before(now, ago));
+            }
+        }
+        self.gain(session, own, taken, Vec::new(), &ended).await
     }
 
     /// Gives shards to other workers, with the list of their deliveries in flight. Until those are settled or the lease of
@@ -246,9 +274,8 @@ impl Membership {
         shards: &[(i16, i64)],
     ) -> Result<(), DbError> {
         let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
-        let loads = self.ownership.loads(Millis::steady());
-        let in_flight = self.ownership.begin_leaving(&numbers);
-        let given = give(session, own, shards, &loads, &in_flight).await;
+        let leaving = Leaving::begin(&self.ownership, &numbers);
+        let given = give(session, own, shards, &leaving).await;
         self.ownership.end_leaving(&numbers, given.is_ok());
         given
     }
@@ -257,12 +284,15 @@ impl Membership {
     pub(super) async fn leave(&self, session: &Session) -> Result<(), DbError> {
         let own = self.ownership.worker();
         let owned = self.ownership.shards();
-        let loads = self.ownership.loads(Millis::steady());
-        let in_flight = self.ownership.begin_leaving(&owned);
+        let leaving = Leaving::begin(&self.ownership, &owned);
         let Members { workers, .. } = read_members(session).await?;
-        let shards = to_others(own, &owned, &workers);
+        let mut shards = to_others(own, &owned, &workers);
+        if shards.is_empty() {
+            // There is no other worker: the next one takes them.
+            shards = owned.iter().map(|shard| (*shard, own)).collect();
+        }
         if !shards.is_empty() {
-            give(session, own, &shards, &loads, &in_flight).await?;
+            give(session, own, &shards, &leaving).await?;
         }
         session
             .execute(
@@ -280,31 +310,68 @@ fn to_others(own: i64, shards: &[i16], workers: &[WorkerLoad]) -> Vec<(i16, i64)
     shards.iter().copied().zip(others.collect::<Vec<_>>().into_iter().cycle()).collect()
 }
 
-/// Changes the owners of shards that `own` owns, with their loads, and lists its deliveries in flight.
-async fn give(
-    session: &Session,
-    own: i64,
-    shards: &[(i16, i64)],
-    loads: &FastMap<i16, f64>,
-    in_flight: &[DeliverySeq],
-) -> Result<(), DbError> {
+/// The state of shards for their next owners.
+struct Leaving {
+    in_flight: Vec<DeliverySeq>,
+    loads: FastMap<i16, f64>,
+    epochs: FastMap<i16, i64>,
+    pacing: Vec<PacingRow>,
+    /// By shard: since when its rate limits may have had no tokens.
+    empty_since: FastMap<i16, Millis>,
+}
+
+impl Leaving {
+    /// Starts no further attempt of these shards, and collects what their next owners need.
+    fn begin(ownership: &Ownership, shards: &[i16]) -> Self {
+        let now = Millis::steady();
+        let (loads, epochs) = (ownership.loads(now), ownership.epochs(shards));
+        let in_flight = ownership.begin_leaving(shards);
+        // Now no attempt uses a further token.
+        let pacing = ownership.pacing.of_shards(shards, now);
+        let empty_since = ownership.pacing.empty_since(shards);
+        Leaving { in_flight, loads, epochs, pacing, empty_since }
+    }
+}
+
+/// Changes the owners of shards that `own` owns, with their loads and the pacing of their hooks, and lists its deliveries in flight.
+/// A shard for `own` itself stays until its lease ends.
+async fn give(session: &Session, own: i64, shards: &[(i16, i64)], leaving: &Leaving) -> Result<(), DbError> {
     let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
     let receivers: Vec<i64> = shards.iter().map(|(_, receiver)| *receiver).collect();
-    let loads: Vec<f64> = numbers.iter().map(|shard| loads.get(shard).copied().unwrap_or(0.0)).collect();
+    let load = |shard: &i16| leaving.loads.get(shard).copied().unwrap_or(0.0);
+    let loads: Vec<f64> = numbers.iter().map(load).collect();
+    let epochs: Vec<(i16, i64)> =
+        numbers.iter().filter_map(|shard| Some((*shard, *leaving.epochs.get(shard)?))).collect();
+    let now = Millis::steady();
+    let seconds = |shard: &i16| leaving.empty_since.get(shard).map(|since| now.since(*since).as_secs_f64());
+    let empty_for: Vec<Option<f64>> = numbers.iter().map(seconds).collect();
     let tx = session.begin().await?;
+    pacing_rows::give(&tx, own, &epochs, &leaving.pacing).await?;
     tx.execute(
-        "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + 1, load = g.load
-         FROM unnest($1::smallint[], $2::bigint[], $3::float8[]) AS g (shard, receiver, load)
+        "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + (g.receiver <> $4)::int, load = g.load,
+             given_epoch = s.epoch, empty_since = clock_timestamp() - make_interval(secs => g.empty_for)
+         FROM unnest($1::smallint[], $2::bigint[], $3::float8[], $5::float8[]) AS g (shard, receiver, load, empty_for)
          WHERE s.shard = g.shard AND s.owner = $4",
         &[
             (&numbers, Type::INT2_ARRAY),
             (&receivers, Type::INT8_ARRAY),
             (&loads, Type::FLOAT8_ARRAY),
             (&own, Type::INT8),
+            (&empty_for, Type::FLOAT8_ARRAY),
         ],
     )
     .await?;
-    in_flight::list(&tx, own, in_flight).await?;
+    if let [receiver, others @ ..] = receivers.as_slice()
+        && others.iter().all(|other| other == receiver)
+    {
+        // Its own renewal counts them later: another worker would give it a shard too, because its load seems low.
+        tx.execute(
+            "UPDATE hookstream.workers SET load = load + $2 WHERE id = $1",
+            &[(receiver, Type::INT8), (&loads.iter().sum::<f64>(), Type::FLOAT8)],
+        )
+        .await?;
+    }
+    in_flight::list(&tx, own, &leaving.in_flight).await?;
     tx.commit().await
 }
 
@@ -313,14 +380,15 @@ struct Members {
     /// In ascending order of their ids, without those that are leaving.
     workers: Vec<WorkerLoad>,
     shards: Vec<ShardRow>,
-    /// The loads of the shards at their last transfers.
+    /// The loads of the shards at their last transfers; 0 if a worker of an older version made it.
     seeds: Vec<(i16, f64)>,
 }
 
 async fn read_members(session: &Session) -> Result<Members, DbError> {
     let rows = session
         .query(
-            "SELECT s.shard, w.id, s.epoch, s.load FROM hookstream.shards s
+            "SELECT s.shard, w.id, s.epoch, CASE WHEN s.given_epoch = s.epoch - 1 THEN s.load ELSE 0 END
+             FROM hookstream.shards s
              LEFT JOIN hookstream.workers w ON w.id = s.owner AND w.lease_until > clock_timestamp() ORDER BY s.shard",
             &[],
         )
@@ -349,7 +417,8 @@ async fn read_members(session: &Session) -> Result<Members, DbError> {
     Ok(Members { workers, shards, seeds })
 }
 
-/// Removes workers that ended an hour ago and everything that they listed. Their rows stay that long for people.
+/// Removes workers that ended an hour ago and everything that they listed, and rows of the pacing that no worker reads. The rows
+/// of workers stay that long for people.
 pub(super) async fn sweep(session: &Session) -> Result<(), DbError> {
     session
         .batch(
@@ -358,5 +427,6 @@ pub(super) async fn sweep(session: &Session) -> Result<(), DbError> {
              DELETE FROM hookstream.workers w WHERE w.lease_until < clock_timestamp() - interval '1 hour'
                  AND NOT EXISTS (SELECT 1 FROM hookstream.shards s WHERE s.owner = w.id)",
         )
-        .await
+        .await?;
+    session.batch(pacing_rows::SWEEP).await
 }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::super::super::DeliverySeq;
 use super::super::shard::{SHARDS, shard_of};
 use super::load::ShardLoads;
+use super::pacing::PacingMirror;
 use crate::core::fast_map::{FastMap, FastSet};
 use crate::core::time::Millis;
 
@@ -17,6 +18,8 @@ pub(in super::super) struct Ownership {
     state: Mutex<State>,
     /// Notified when shards were gained or lost.
     changed: Notify,
+    /// The breakers and rate limits of the hooks.
+    pub(in super::super) pacing: PacingMirror,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +73,7 @@ impl Ownership {
         state.elsewhere.clear();
         state.loads = ShardLoads::default();
         drop(state);
+        self.pacing.keep(&FastMap::default());
         self.changed.notify_one();
     }
 
@@ -147,6 +151,12 @@ impl Ownership {
                 state.loads.seed(shard, load);
             }
         }
+    }
+
+    /// Returns the epochs of those of these shards that this process owns.
+    pub(super) fn epochs(&self, shards: &[i16]) -> FastMap<i16, i64> {
+        let state = self.state.lock();
+        shards.iter().filter_map(|shard| Some((*shard, *state.epochs.get(shard)?))).collect()
     }
 
     /// Returns the owned shards.

@@ -1,5 +1,7 @@
 //! The dispatch role.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -13,6 +15,7 @@ use super::super::store::PostgresStore;
 use super::super::writer::QueuedOutcomes;
 use super::super::{due, hooks, places, transitions};
 use crate::core::fast_map::{FastMap, FastSet};
+use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::core::time::Millis;
 
 impl DispatchStore for PostgresStore {
@@ -168,8 +171,16 @@ impl DispatchStore for PostgresStore {
         async move { Ok(due::next_promotion(&self.session().await?).await?) }.boxed()
     }
 
-    fn owns(&self, hook_uid: &str) -> bool {
-        self.ownership.owns(hook_uid)
+    fn epoch(&self, hook_uid: &str) -> Option<i64> {
+        self.ownership.epoch(hook_uid)
+    }
+
+    fn inherited_pacing(&self, hook_uid: &str, epoch: i64) -> InheritedPacing {
+        self.ownership.pacing.get(hook_uid, epoch)
+    }
+
+    fn record_pacing(&self, hook_uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
+        self.ownership.pacing.record(hook_uid, epoch, pacing);
     }
 
     fn owns_now(&self, hook_uid: &str) -> bool {

@@ -30,8 +30,8 @@ pub struct ObjectRow {
 #[derive(Clone, Debug)]
 pub struct ChangedObjects {
     pub written: Vec<(ObjectName, ObjectRow)>,
-    /// The number of all objects of the kinds.
-    pub total: usize,
+    /// Deleted states, each with the version of its deletion. None of a read of all.
+    pub deleted: Vec<(ObjectName, u64)>,
     /// The `since` of the next read.
     pub horizon: u64,
 }
@@ -67,15 +67,20 @@ impl From<DbError> for ObjectWriteError {
     }
 }
 
-/// In one statement, so that the number and the rows are of the same moment.
+/// In one statement, so that all rows are of the same moment. A deleted state has no `state`.
 const CHANGES: &str = "
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon,
-    (SELECT count(*) FROM hookstream.objects WHERE kind = ANY ($2)) AS total,
-    o.kind, o.namespace, o.name, o.written::text AS written, o.state
-FROM (VALUES (1)) one LEFT JOIN hookstream.objects o ON o.written >= $1::text::xid8 AND o.kind = ANY ($2)";
+    c.kind, c.namespace, c.name, c.written::text AS written, c.state
+FROM (VALUES (1)) one LEFT JOIN (
+    SELECT kind, namespace, name, written, state FROM hookstream.objects
+    WHERE written >= $1::text::xid8 AND kind = ANY ($2)
+    UNION ALL
+    SELECT kind, namespace, name, written, NULL FROM hookstream.deleted_objects
+    WHERE $1 <> '0' AND written >= $1::text::xid8 AND kind = ANY ($2)) c ON true";
 
 impl StandaloneState {
-    /// Returns the objects of these kinds that were written since the `horizon` of an earlier read; 0: all.
+    /// Returns the objects of these kinds that were written or deleted since the `horizon` of an earlier read; 0: all. Deletions are
+    /// known for an hour.
     pub async fn changes(&self, kinds: &[&'static str], since: u64) -> Result<ChangedObjects, StoreError> {
         let session = self.session().await?;
         let since = since.to_string();
@@ -153,14 +158,17 @@ impl StandaloneState {
 }
 
 fn changes(rows: &[Row], kinds: &[&'static str]) -> Result<ChangedObjects, DbError> {
-    let mut changes = ChangedObjects { written: Vec::new(), total: 0, horizon: 0 };
+    let mut changes = ChangedObjects { written: Vec::new(), deleted: Vec::new(), horizon: 0 };
     for row in rows {
-        changes.total = usize::try_from(row.try_get::<_, i64>("total")?).unwrap_or(0);
         changes.horizon = number(row.try_get("horizon")?)?;
         let Some(kind) = row.try_get::<_, Option<&str>>("kind")? else { continue };
         let Some(kind) = kinds.iter().find(|known| **known == kind) else { continue };
         let object = ObjectName { kind, namespace: row.try_get("namespace")?, name: row.try_get("name")? };
-        changes.written.push((object, object_row(row)?));
+        let version = version(row)?;
+        match row.try_get("state")? {
+            Some(state) => changes.written.push((object, ObjectRow { version, state })),
+            None => changes.deleted.push((object, version)),
+        }
     }
     Ok(changes)
 }

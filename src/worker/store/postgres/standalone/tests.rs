@@ -20,9 +20,12 @@ async fn database() -> (String, SharedDatabase) {
     (name, SharedDatabase::connect(&options).await.unwrap())
 }
 
+fn object() -> ObjectName {
+    ObjectName { kind: "EventHook", namespace: "n".into(), name: "a".into() }
+}
+
 fn write(before: Option<u64>, needs_lease: bool) -> ObjectWrite {
-    let object = ObjectName { kind: "EventHook", namespace: "n".into(), name: "a".into() };
-    ObjectWrite { object, before, state: Some("{}".into()), needs_lease }
+    ObjectWrite { object: object(), before, state: Some("{}".into()), needs_lease }
 }
 
 /// Ends the lease as its time does.
@@ -87,13 +90,46 @@ async fn reads_miss_no_write_that_commits_late() {
         changes.written.iter().map(|(object, _)| object.name.clone()).collect::<Vec<_>>()
     };
     let first = state.changes(&["EventHook"], 0).await.unwrap();
-    assert_eq!((names(&first), first.total), (vec!["a".to_owned()], 1));
+    assert_eq!(names(&first), ["a"]);
     tx.commit().await.unwrap();
     let second = state.changes(&["EventHook"], first.horizon).await.unwrap();
     assert!(names(&second).contains(&"late".to_owned()), "{second:?}");
     let third = state.changes(&["EventHook"], second.horizon).await.unwrap();
-    assert_eq!(third.total, 2);
-    assert_eq!(state.changes(&["Hook"], 0).await.unwrap().total, 0);
+    assert_eq!(state.changes(&["EventHook"], 0).await.unwrap().written.len(), 2);
+    assert!(state.changes(&["Hook"], 0).await.unwrap().written.is_empty());
+    // A deletion that commits late.
+    let tx = late.begin().await.unwrap();
+    tx.batch("DELETE FROM hookstream.objects WHERE name = 'late'").await.unwrap();
+    state
+        .write_object(&ObjectWrite {
+            object: ObjectName { name: "b".into(), ..object() },
+            ..write(None, false)
+        })
+        .await
+        .unwrap();
+    let before = state.changes(&["EventHook"], third.horizon).await.unwrap();
+    assert!(before.deleted.is_empty(), "{before:?}");
+    tx.commit().await.unwrap();
+    let after = state.changes(&["EventHook"], before.horizon).await.unwrap();
+    assert_eq!(after.deleted.iter().map(|(object, _)| &*object.name).collect::<Vec<_>>(), ["late"]);
+    assert!(state.changes(&["Hook"], before.horizon).await.unwrap().deleted.is_empty());
+}
+
+/// Names that come and go must not accumulate.
+#[tokio::test]
+async fn deletions_are_forgotten_after_an_hour() {
+    let (name, database) = database().await;
+    let state = database.standalone("a".into());
+    let version = state.write_object(&write(None, false)).await.unwrap();
+    state.write_object(&ObjectWrite { state: None, ..write(Some(version), false) }).await.unwrap();
+    let sql = "UPDATE hookstream.deleted_objects SET deleted_at = deleted_at - interval '61 min'";
+    test_server::shared().sql(&name, sql).unwrap();
+    let other = ObjectWrite { object: ObjectName { name: "b".into(), ..object() }, ..write(None, false) };
+    let version = state.write_object(&other).await.unwrap();
+    let known = || test_server::shared().sql(&name, "SELECT name FROM hookstream.deleted_objects").unwrap();
+    assert_eq!(known(), [["a"]]);
+    state.write_object(&ObjectWrite { before: Some(version), state: None, ..other }).await.unwrap();
+    assert_eq!(known(), [["b"]]);
 }
 
 /// A state that takes longer to read than the leadership lasts must not keep every process from leading.

@@ -3,6 +3,7 @@
 
 mod many;
 mod ownership;
+mod pacing;
 
 use super::super::conformance::*;
 use super::super::*;

@@ -9,7 +9,7 @@ use crate::core::time::Millis;
 
 const LIMIT: ReadLimit = ReadLimit { rows: 10, bytes: usize::MAX, is_strict: false };
 
-async fn workers(count: usize) -> (String, Vec<PostgresStore>) {
+pub(super) async fn workers(count: usize) -> (String, Vec<PostgresStore>) {
     let url = test_server::shared().new_database();
     let mut workers = Vec::new();
     for number in 0..count {
@@ -25,7 +25,7 @@ async fn due(store: &PostgresStore) -> Vec<DeliverySeq> {
 }
 
 /// Begins an attempt of a delivery that the worker has just read.
-fn begin(store: &PostgresStore, uid: &str, delivery: DeliverySeq) -> bool {
+pub(super) fn begin(store: &PostgresStore, uid: &str, delivery: DeliverySeq) -> bool {
     store.begin_attempt(uid, delivery, store.ownership.epoch(uid))
 }
 
@@ -43,7 +43,7 @@ async fn hand_over_during_an_attempt() -> (String, PostgresStore, PostgresStore,
 }
 
 /// Ends the lease of a worker, as the database sees it.
-fn expire(url: &str, worker: &PostgresStore) {
+pub(super) fn expire(url: &str, worker: &PostgresStore) {
     let database = url.rsplit('/').next().unwrap();
     let id = worker.ownership.worker();
     let sql = format!("UPDATE hookstream.workers SET lease_until = '-infinity' WHERE id = {id}");

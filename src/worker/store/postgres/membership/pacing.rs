@@ -1,0 +1,295 @@
+//! The pacing of the hooks of this process's shards: their breakers and the tokens of their rate limits, for the next owners.
+//!
+//! The dispatcher records every change here, in memory. The database has what a former owner gave, and the breakers that are
+//! open: `pacing_rows` writes both. So a hand-over loses nothing, and a crash loses the tokens and the failures of closed breakers.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::super::shard::shard_of;
+use crate::core::fast_map::{FastMap, FastSet};
+use crate::core::hook_pacing::{HookPacing, InheritedPacing};
+use crate::core::receiver_breaker::OpenPause;
+use crate::core::time::Millis;
+
+/// The pacing of the hooks of the owned shards.
+#[derive(Debug, Default)]
+pub(in super::super) struct PacingMirror {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    shards: FastMap<i16, ShardPacing>,
+    /// Hooks whose rows are outdated, each once.
+    outdated: FastSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct ShardPacing {
+    epoch: i64,
+    /// The former owner ended without notice: it may have used the tokens of all rate limits until then.
+    empty_since: Option<Millis>,
+    hooks: FastMap<Arc<str>, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// None: it is at rest, and its row is to be removed.
+    pacing: Option<HookPacing>,
+    row: Row,
+}
+
+/// What the database has of a hook.
+#[derive(Clone, Copy, Debug)]
+enum Row {
+    Absent,
+    /// A row with this breaker.
+    Written(Option<OpenPause>),
+    /// The outcome of a write is unknown.
+    Unknown,
+}
+
+impl Entry {
+    /// True if the breaker has opened or closed since its row was written. Probes that are sent change nothing: another owner
+    /// would send them too.
+    fn is_outdated(&self) -> bool {
+        let open = self.pacing.as_ref().map(|pacing| pacing.breaker.open);
+        match (self.row, open) {
+            (Row::Unknown, _) | (Row::Written(_), None) => true,
+            (Row::Absent, None) => false,
+            (Row::Absent, Some(open)) => open.is_some(),
+            (Row::Written(Some(_)), Some(Some(OpenPause { until: None, .. }))) => false,
+            (Row::Written(written), Some(open)) => written != open,
+        }
+    }
+}
+
+/// The row of one hook.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PacingRow {
+    pub(super) uid: Arc<str>,
+    pub(super) shard: i16,
+    pub(super) epoch: i64,
+    /// None: there is none any more.
+    pub(super) pacing: Option<HookPacing>,
+}
+
+/// A shard whose rows this process has read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceivedShard {
+    pub(super) shard: i16,
+    pub(super) epoch: i64,
+    pub(super) empty_since: Option<Millis>,
+}
+
+impl PacingMirror {
+    /// Returns those of the shards whose rows this process has not read under their epochs.
+    pub(super) fn missing(&self, shards: &FastMap<i16, i64>) -> Vec<(i16, i64)> {
+        let state = self.state.lock();
+        let is_missing = |shard: &i16, epoch: i64| state.shards.get(shard).is_none_or(|of| of.epoch != epoch);
+        let all = shards.iter().map(|(shard, epoch)| (*shard, *epoch));
+        all.filter(|(shard, epoch)| is_missing(shard, *epoch)).collect()
+    }
+
+    /// Begins with what was read of shards.
+    pub(super) fn receive(&self, shards: &[ReceivedShard], rows: Vec<(Arc<str>, HookPacing)>) {
+        let mut state = self.state.lock();
+        for ReceivedShard { shard, epoch, empty_since } in shards.iter().copied() {
+            state.shards.insert(shard, ShardPacing { epoch, empty_since, hooks: FastMap::default() });
+        }
+        for (uid, mut pacing) in rows {
+            let Some(of_shard) = state.shards.get_mut(&shard_of(&uid)) else { continue };
+            if of_shard.empty_since.is_some() {
+                // They are older than the last attempts.
+                pacing.bucket = None;
+            }
+            let row = Row::Written(pacing.breaker.open);
+            of_shard.hooks.insert(uid, Entry { pacing: Some(pacing), row });
+        }
+    }
+
+    /// Forgets the shards of other workers. `kept`: those of this process, with their epochs.
+    pub(super) fn keep(&self, kept: &FastMap<i16, i64>) {
+        self.state.lock().shards.retain(|shard, of_shard| kept.get(shard) == Some(&of_shard.epoch));
+    }
+
+    /// Returns the pacing of a hook under this epoch.
+    pub(in super::super) fn get(&self, uid: &str, epoch: i64) -> InheritedPacing {
+        let state = self.state.lock();
+        let Some(of_shard) = state.shards.get(&shard_of(uid)).filter(|of| of.epoch == epoch) else {
+            return InheritedPacing::default();
+        };
+        let pacing = of_shard.hooks.get(uid).and_then(|entry| entry.pacing.clone());
+        InheritedPacing { pacing, empty_since: of_shard.empty_since }
+    }
+
+    /// Records the pacing of a hook under this epoch; None: it is at rest.
+    pub(in super::super) fn record(&self, uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
+        let mut state = self.state.lock();
+        let State { shards, outdated } = &mut *state;
+        let Some(of_shard) = shards.get_mut(&shard_of(uid)).filter(|of| of.epoch == epoch) else { return };
+        let entry = of_shard.hooks.entry(uid.clone()).or_insert(Entry { pacing: None, row: Row::Absent });
+        entry.pacing = pacing;
+        if entry.is_outdated() {
+            outdated.insert(uid.clone());
+        } else if entry.pacing.is_none() {
+            of_shard.hooks.remove(uid);
+        }
+    }
+
+    /// Returns the changed rows, and takes them for written. `restore_changes` must follow if they are not.
+    pub(super) fn take_changes(&self) -> Vec<PacingRow> {
+        let mut state = self.state.lock();
+        let State { shards, outdated } = &mut *state;
+        let mut rows = Vec::with_capacity(outdated.len());
+        for uid in outdated.drain() {
+            let shard = shard_of(&uid);
+            let Some(of_shard) = shards.get_mut(&shard) else { continue };
+            let Some(entry) = of_shard.hooks.get_mut(&uid).filter(|entry| entry.is_outdated()) else {
+                continue;
+            };
+            entry.row = Row::Written(entry.pacing.as_ref().and_then(|pacing| pacing.breaker.open));
+            let row = PacingRow { uid, shard, epoch: of_shard.epoch, pacing: entry.pacing.clone() };
+            if row.pacing.is_none() {
+                of_shard.hooks.remove(&row.uid);
+            }
+            rows.push(row);
+        }
+        rows
+    }
+
+    /// Takes the rows for not written: their outcome is unknown.
+    pub(super) fn restore_changes(&self, rows: &[PacingRow]) {
+        let mut state = self.state.lock();
+        let State { shards, outdated } = &mut *state;
+        for row in rows {
+            let Some(of_shard) = shards.get_mut(&row.shard).filter(|of| of.epoch == row.epoch) else {
+                continue;
+            };
+            let absent = Entry { pacing: None, row: Row::Absent };
+            of_shard.hooks.entry(row.uid.clone()).or_insert(absent).row = Row::Unknown;
+            outdated.insert(row.uid.clone());
+        }
+    }
+
+    /// Returns the pacing of all hooks of these shards that are not at rest.
+    pub(super) fn of_shards(&self, shards: &[i16], now: Millis) -> Vec<PacingRow> {
+        let state = self.state.lock();
+        let mut rows = Vec::new();
+        for shard in shards {
+            let Some(ShardPacing { epoch, hooks, .. }) = state.shards.get(shard) else { continue };
+            for (uid, entry) in hooks {
+                let pacing = entry.pacing.clone().filter(|pacing| !pacing.is_at_rest(now));
+                if pacing.is_some() {
+                    rows.push(PacingRow { uid: uid.clone(), shard: *shard, epoch: *epoch, pacing });
+                }
+            }
+        }
+        rows
+    }
+
+    /// Returns since when the rate limits of these shards may have had no tokens, without the shards of which that is not so.
+    pub(super) fn empty_since(&self, shards: &[i16]) -> FastMap<i16, Millis> {
+        let state = self.state.lock();
+        let since = |shard: &i16| Some((*shard, state.shards.get(shard)?.empty_since?));
+        shards.iter().filter_map(since).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::bucket::{Rate, TokenBucket};
+    use crate::core::receiver_breaker::BreakerSnapshot;
+
+    const UID: &str = "uid-x";
+
+    fn pacing(open: Option<OpenPause>) -> HookPacing {
+        let rate = Rate { requests: 1, interval: Duration::from_secs(60), burst: 5 };
+        let bucket = Some(TokenBucket::with_tokens(rate, 1.0, Millis(0)));
+        HookPacing { generation: Some(1), breaker: BreakerSnapshot { failed: 1, attempts: 1, open }, bucket }
+    }
+
+    fn pause(until: Option<i64>) -> Option<OpenPause> {
+        Some(OpenPause { until: until.map(Millis), pause: Duration::from_secs(2) })
+    }
+
+    fn received(epoch: i64, empty_since: Option<Millis>, rows: Vec<(Arc<str>, HookPacing)>) -> PacingMirror {
+        let mirror = PacingMirror::default();
+        mirror.receive(&[ReceivedShard { shard: shard_of(UID), epoch, empty_since }], rows);
+        mirror
+    }
+
+    #[test]
+    fn rows_follow_breakers_that_open_and_close_and_nothing_else() {
+        let mirror = received(3, None, Vec::new());
+        let record = |open| mirror.record(&UID.into(), 3, Some(pacing(open)));
+        let changes = || {
+            let rows = mirror.take_changes();
+            rows.into_iter().map(|row| row.pacing.map(|pacing| pacing.breaker.open)).collect::<Vec<_>>()
+        };
+        record(None);
+        assert_eq!(changes(), [], "tokens and failures alone");
+        record(pause(Some(10)));
+        record(pause(Some(20)));
+        assert_eq!(changes(), [Some(pause(Some(20)))], "once for both");
+        record(pause(None));
+        assert_eq!(changes(), [], "probes of the pause that is written");
+        record(None);
+        assert_eq!(changes(), [Some(None)]);
+        record(pause(Some(30)));
+        record(None);
+        assert_eq!(changes(), [], "back to what is written");
+        mirror.record(&UID.into(), 3, None);
+        assert_eq!(changes(), [None], "the row is removed");
+        mirror.record(&UID.into(), 3, None);
+        assert_eq!(changes(), []);
+        assert!(mirror.of_shards(&[shard_of(UID)], Millis(0)).is_empty());
+    }
+
+    #[test]
+    fn changes_whose_write_failed_are_written_again() {
+        let mirror = received(3, None, Vec::new());
+        for open in [pause(Some(10)), None] {
+            mirror.record(&UID.into(), 3, open.map(|open| pacing(Some(open))));
+            let rows = mirror.take_changes();
+            assert_eq!(rows.len(), 1);
+            mirror.restore_changes(&rows);
+            // Whatever happened meanwhile.
+            assert_eq!(mirror.take_changes(), rows);
+            assert_eq!(mirror.take_changes(), []);
+        }
+    }
+
+    #[test]
+    fn records_of_another_epoch_are_ignored() {
+        let uid: Arc<str> = UID.into();
+        let mirror = received(3, None, vec![(uid.clone(), pacing(pause(Some(10))))]);
+        let shard = shard_of(UID);
+        mirror.record(&uid, 2, None);
+        assert_eq!(mirror.get(UID, 3).pacing, Some(pacing(pause(Some(10)))));
+        assert_eq!(mirror.get(UID, 4), InheritedPacing::default());
+        mirror.keep(&FastMap::from_iter([(shard, 3)]));
+        assert_eq!(mirror.missing(&FastMap::from_iter([(shard, 3)])), [], "a hand-over that failed");
+        assert_eq!(mirror.missing(&FastMap::from_iter([(shard, 5)])), [(shard, 5)]);
+        mirror.keep(&FastMap::from_iter([(shard, 5)]));
+        assert_eq!(mirror.get(UID, 3), InheritedPacing::default());
+    }
+
+    #[test]
+    fn tokens_of_an_owner_that_ended_without_notice_are_not_used() {
+        let mirror = received(3, Some(Millis(7)), vec![(UID.into(), pacing(pause(Some(10))))]);
+        let InheritedPacing { pacing, empty_since } = mirror.get(UID, 3);
+        assert_eq!(empty_since, Some(Millis(7)));
+        let pacing = pacing.unwrap();
+        assert!(pacing.breaker.open.is_some() && pacing.bucket.is_none());
+        assert_eq!(
+            mirror.empty_since(&[shard_of(UID), -1]),
+            FastMap::from_iter([(shard_of(UID), Millis(7))])
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! What limits a hook's attempts moves along when another worker takes the hook over.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::start_on_copy;
+use crate::harness::http::answer;
+use crate::harness::manifests::{event, hook, merged, quick};
+use crate::harness::postgres::shared;
+use crate::harness::standalone::Standalone;
+use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+
+/// Hooks of each kind. Both workers own some.
+const HOOKS: usize = 8;
+/// Requests that the rate limit permits at once, and for an hour.
+const BURST: usize = 5;
+const EVENTS: usize = 30;
+/// Longer than a hand-over.
+const PAUSE_MS: u64 = 8_000;
+/// Times of probes are shown in milliseconds.
+const ROUNDING_MS: i64 = 2;
+
+/// Arrivals in milliseconds since the epoch, by path.
+type Arrivals = Arc<Mutex<HashMap<String, Vec<i64>>>>;
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Returns the time of the next probe of a hook, and the pause before it, if this worker knows its open breaker.
+async fn next_probe(worker: &Standalone, name: &str) -> Option<(i64, u64)> {
+    let url = format!("http://{}/v1/namespaces/default/hooks/{name}", worker.api);
+    let (_, shown): (u16, Value) = answer(worker.client.get(&url)).await;
+    let breaker = &shown["breaker"];
+    let at = breaker["nextProbeTime"].as_str()?.parse::<jiff::Timestamp>().expect("a time");
+    Some((at.as_millisecond(), breaker["pauseMs"].as_u64()?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_keeps_breakers_open_and_rate_limits_spent() {
+    let arrivals = Arrivals::default();
+    let recorded = arrivals.clone();
+    let receiver = Receiver::start(move |request, _| {
+        recorded.lock().unwrap().entry(request.path.clone()).or_default().push(now());
+        Reply::status(if request.path.starts_with("/failing") { 503 } else { 200 })
+    });
+    let url = |kind: &str, n: usize| format!("{}/{kind}-{n}", receiver.url());
+    let limit = json!({"delivery": {"rateLimit": {"requests": 1, "interval": "1h", "burst": BURST}}});
+    let limited = merged(quick(), limit);
+    let manifests: String = (0..HOOKS)
+        .map(|n| {
+            hook(&format!("failing-{n}"), &url("failing", n), quick())
+                + &hook(&format!("limited-{n}"), &url("limited", n), limited.clone())
+        })
+        .collect();
+    let database = shared().new_database();
+    let args = ["--store-url", &database, "--allow-unsafe-commits"];
+    let stopping = Standalone::start(&manifests, &args).await;
+    let other = start_on_copy(&manifests, &args, &stopping.data).await;
+    for n in 0..EVENTS {
+        stopping.publish_accepted(&event(&format!("e{n}"))).await;
+    }
+
+    // Each hook's breaker is open for long enough, and each rate limit is spent.
+    let planned = eventually(DEADLINE, "the breakers to pause for long", async || {
+        let mut planned = Vec::new();
+        for n in 0..HOOKS {
+            let name = format!("failing-{n}");
+            let (here, there) = (next_probe(&stopping, &name).await, next_probe(&other, &name).await);
+            let known = here.or(there).filter(|(_, pause)| *pause >= PAUSE_MS);
+            let (at, _) = known.ok_or_else(|| format!("{name}: {here:?} {there:?}"))?;
+            planned.push((name, at, here.is_some()));
+        }
+        let arrivals = arrivals.lock().unwrap();
+        let spent =
+            (0..HOOKS).all(|n| arrivals.get(&format!("/limited-{n}")).is_some_and(|all| all.len() >= BURST));
+        if spent { Ok(planned) } else { Err("a rate limit is not spent".to_owned()) }
+    })
+    .await;
+    let stopped = now();
+    stopping.process().terminate().await;
+    // Both workers had some, and their receivers fail on.
+    let moved: Vec<_> = planned.iter().filter(|(_, at, here)| *here && *at > stopped).collect();
+    assert!(!moved.is_empty(), "no breaker moves: {planned:?}");
+
+    eventually(DEADLINE, "the probes at the new owner", async || {
+        let arrivals = arrivals.lock().unwrap();
+        for (name, at, _) in &planned {
+            let arrived = arrivals.get(&format!("/{name}")).and_then(|all| all.last().copied());
+            if arrived.is_none_or(|arrived| arrived < *at) {
+                return Err(format!("{name}: planned {at}, last arrival {arrived:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    let arrivals = arrivals.lock().unwrap();
+    for (name, at, _) in moved {
+        let early: Vec<i64> = arrivals[&format!("/{name}")]
+            .iter()
+            .copied()
+            .filter(|arrived| *arrived > stopped && *arrived < at - ROUNDING_MS)
+            .collect();
+        assert!(
+            early.is_empty(),
+            "{name}: attempts at {early:?}, stopped at {stopped}, probe planned for {at}"
+        );
+    }
+    for n in 0..HOOKS {
+        assert_eq!(arrivals[&format!("/limited-{n}")].len(), BURST, "limited-{n}");
+    }
+}
