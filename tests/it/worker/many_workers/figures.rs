@@ -22,7 +22,7 @@ pub(super) const HOOKS: u64 = 40;
 
 /// The records of one measurement.
 #[derive(Default)]
-pub(super) struct Record {
+pub(super) struct Timings {
     /// When the sender had its answer, and how long it took, by the event's id.
     pub(super) accepted: Mutex<HashMap<String, (Instant, Duration)>>,
     pub(super) refused: Mutex<Vec<String>>,
@@ -30,7 +30,7 @@ pub(super) struct Record {
     pub(super) arrived: Mutex<HashMap<String, Instant>>,
 }
 
-impl Record {
+impl Timings {
     /// Waits until this many further events are accepted.
     pub(super) async fn wait_for(&self, more: usize) {
         let before = self.accepted.lock().unwrap().len();
@@ -68,7 +68,7 @@ impl Record {
 pub(super) async fn publish(
     rate: u64,
     urls: Arc<Mutex<Vec<String>>>,
-    record: Arc<Record>,
+    record: Arc<Timings>,
     stop: Arc<AtomicBool>,
     name: &'static str,
 ) {
@@ -108,7 +108,7 @@ async fn soak_figures_of_hand_overs() {
     let rate = number("SOAK_RATE").unwrap_or(RATE);
     // Two seconds each.
     let some = usize::try_from(rate * 2).expect("a rate");
-    let record: Arc<Mutex<Arc<Record>>> = Arc::default();
+    let record: Arc<Mutex<Arc<Timings>>> = Arc::default();
     let recording = record.clone();
     let receiver = Receiver::start(move |request, _| {
         let id = request.json()["id"].as_str().expect("an event's id").to_owned();
@@ -132,7 +132,7 @@ async fn soak_figures_of_hand_overs() {
     }
     let urls = Arc::new(Mutex::new(workers.iter().map(|worker| worker.url(EVENTS)).collect::<Vec<_>>()));
     let begin = |name: &'static str| {
-        let (fresh, stop) = (Arc::new(Record::default()), Arc::new(AtomicBool::new(false)));
+        let (fresh, stop) = (Arc::new(Timings::default()), Arc::new(AtomicBool::new(false)));
         *record.lock().unwrap() = fresh.clone();
         let sender = tokio::spawn(publish(rate, urls.clone(), fresh.clone(), stop.clone(), name));
         (fresh, stop, sender)

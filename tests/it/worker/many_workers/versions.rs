@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-use super::figures::{HOOKS, Record, publish};
+use super::figures::{HOOKS, Timings, publish};
 use super::{prepare_on_copy, wait_until_settled};
 use crate::harness::manifests::{hook, merge, quick};
 use crate::harness::postgres::shared;
@@ -33,7 +33,7 @@ fn run_with(mut worker: Standalone, program: &OsString) -> Standalone {
 async fn needs_previous_version_which_works_together_with_this_one() {
     let previous =
         std::env::var_os("HOOKSTREAM_PREVIOUS").expect("HOOKSTREAM_PREVIOUS, the path of a program");
-    let record = Arc::new(Record::default());
+    let record = Arc::new(Timings::default());
     let recording = record.clone();
     let receiver = Receiver::start(move |request, _| {
         let id = request.json()["id"].as_str().expect("an event's id").to_owned();
