@@ -36,7 +36,7 @@ pub(super) fn due(
     // hook.
     let tx = conn.unchecked_transaction()?;
     let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(DueDeliveries::default()) };
-    // No more than fit: the notes of a backlog are many thousands, and each read of it would sort them all.
+    // Sorting all notes of a backlog would cost more than the rest of the read.
     let mut notes = due_notes(recent, hook_row, now, exclude);
     let mut candidates: Vec<(i64, DeliverySeq)> =
         notes.by_ref().take(limit.rows.saturating_add(1)).map(|(seq, noted)| (noted.due, seq)).collect();
@@ -75,7 +75,7 @@ pub(super) fn due(
         bytes += len;
         due.pending.push(pending);
     }
-    // A note that got its row after the snapshot, or has ended, may have been examined in the place of another one.
+    // The deliveries of the first notes may have ended since the snapshot. Then the loop did not reach its limit.
     due.has_more |= notes.next().is_some();
     Ok(due)
 }

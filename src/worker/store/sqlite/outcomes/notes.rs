@@ -1,29 +1,26 @@
-//! The pending deliveries without rows, as readers see them. A snapshot shares them with the writer, because readers take one
-//! for each read, and while it is taken the writer waits: with a copy of thousands of notes, it would wait for long.
+//! The pending deliveries without rows, as readers see them.
+//!
+//! Each read takes a snapshot, and the writer waits until it is taken. So a snapshot shares the notes with the writer
+//! instead of copying up to 16,384 of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::super::{DeliverySeq, EventSeq};
-use super::super::sequence;
+use super::super::super::DeliverySeq;
 use super::super::unmaterialized::Unmaterialized;
 
-/// Events of one block. A change copies the block if a snapshot shares it.
-const BLOCK_EVENTS: EventSeq = 64;
+/// The most notes of a block. A change copies the block if a snapshot shares it, and moves the notes behind the changed one.
+const MAX_BLOCK: usize = 128;
 
-/// A note: its delivery, and what is known of it.
+/// A pending delivery, and the content of its note.
 type Note = (DeliverySeq, Unmaterialized);
 
 /// Notes in ascending order. A clone shares the blocks.
 #[derive(Clone, Default)]
 pub(in super::super) struct Notes {
-    /// By the number of the block. No block is empty.
-    blocks: BTreeMap<i64, Arc<Vec<Note>>>,
+    /// By a sequence number that is not above those of the block, and above those of the block before. No block is empty.
+    blocks: BTreeMap<DeliverySeq, Arc<Vec<Note>>>,
     len: usize,
-}
-
-fn block_of(seq: DeliverySeq) -> i64 {
-    sequence::event_seq(seq) / BLOCK_EVENTS
 }
 
 impl Notes {
@@ -42,8 +39,8 @@ impl Notes {
         first: DeliverySeq,
         last: DeliverySeq,
     ) -> impl Iterator<Item = Note> + '_ {
-        let (from, to) = (block_of(first), block_of(last));
-        let blocks = (from <= to).then(|| self.blocks.range(from..=to)).into_iter().flatten();
+        let from = self.key_of_block(first).unwrap_or(first);
+        let blocks = (from <= last).then(|| self.blocks.range(from..=last)).into_iter().flatten();
         blocks.flat_map(move |(_, block)| {
             let from = block.partition_point(|(seq, _)| *seq < first);
             let to = block.partition_point(|(seq, _)| *seq <= last);
@@ -52,32 +49,45 @@ impl Notes {
     }
 
     pub(in super::super) fn get(&self, seq: DeliverySeq) -> Option<&Unmaterialized> {
-        let block = self.blocks.get(&block_of(seq))?;
+        let block = self.blocks.get(&self.key_of_block(seq)?)?;
         let index = block.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
         block.get(index).map(|(_, note)| note)
     }
 
     pub(super) fn insert(&mut self, seq: DeliverySeq, note: Unmaterialized) {
-        let block = Arc::make_mut(self.blocks.entry(block_of(seq)).or_default());
+        let key = self.key_of_block(seq).unwrap_or(seq);
+        let block = Arc::make_mut(self.blocks.entry(key).or_default());
         match block.binary_search_by_key(&seq, |(seq, _)| *seq) {
             Ok(index) => block.get_mut(index).into_iter().for_each(|found| found.1 = note),
             Err(index) => {
                 block.insert(index, (seq, note));
                 self.len += 1;
+                if block.len() > MAX_BLOCK {
+                    // New deliveries have the highest numbers: their block is left full, and the next one begins.
+                    let upper = if index == MAX_BLOCK { index } else { MAX_BLOCK / 2 };
+                    let upper = block.split_off(upper);
+                    let first = upper.first().map(|(seq, _)| *seq);
+                    self.blocks.extend(first.map(|first| (first, Arc::new(upper))));
+                }
             }
         }
     }
 
     pub(super) fn remove(&mut self, seq: DeliverySeq) {
-        let number = block_of(seq);
-        let Some(block) = self.blocks.get_mut(&number) else { return };
+        let Some(key) = self.key_of_block(seq) else { return };
+        let Some(block) = self.blocks.get_mut(&key) else { return };
         let Ok(index) = block.binary_search_by_key(&seq, |(seq, _)| *seq) else { return };
         let block = Arc::make_mut(block);
         block.remove(index);
         self.len -= 1;
         if block.is_empty() {
-            self.blocks.remove(&number);
+            self.blocks.remove(&key);
         }
+    }
+
+    /// Returns the key of the block that would have the note.
+    fn key_of_block(&self, seq: DeliverySeq) -> Option<DeliverySeq> {
+        self.blocks.range(..=seq).next_back().map(|(key, _)| *key)
     }
 }
 
@@ -93,6 +103,7 @@ impl FromIterator<Note> for Notes {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::sequence;
     use super::*;
 
     fn note(hook: i64) -> Unmaterialized {
@@ -103,18 +114,18 @@ mod tests {
         /// Every read equals that of a map, and a snapshot does not follow later changes.
         #[test]
         fn notes_equal_a_map(
-            changes in prop::collection::vec((0..300_i64, 0..3_usize, any::<bool>(), 0..9_i64), 0..200),
-            first in 0..300_i64,
-            last in 0..300_i64,
+            changes in prop::collection::vec((0..30_i64, 0..300_usize, 0..4_u8, 0..99_i64), 0..3000),
+            first in 0..30_i64,
+            last in 0..30_i64,
         ) {
             let (mut notes, mut map) = (Notes::default(), BTreeMap::new());
             let mut snapshots = Vec::new();
-            for (event, index, is_insert, hook) in changes {
+            for (event, index, change, hook) in changes {
                 let seq = sequence::delivery_seq(event, index);
                 if hook == 0 {
                     snapshots.push((notes.clone(), map.clone()));
                 }
-                if is_insert {
+                if change > 0 {
                     notes.insert(seq, note(hook));
                     map.insert(seq, note(hook));
                 } else {
@@ -133,11 +144,23 @@ mod tests {
                 let within: Vec<Note> =
                     all.into_iter().filter(|(seq, _)| (first..=last).contains(seq)).collect();
                 prop_assert_eq!(notes.range(first, last).collect::<Vec<_>>(), within);
-                for event in 0..300 {
-                    let seq = sequence::delivery_seq(event, 0);
+                for (event, index) in (0..30).flat_map(|event| [(event, 0), (event, 7)]) {
+                    let seq = sequence::delivery_seq(event, index);
                     prop_assert_eq!(notes.get(seq), map.get(&seq));
                 }
+                prop_assert!(notes.blocks.values().all(|block| (1..=MAX_BLOCK).contains(&block.len())));
             }
         }
+    }
+
+    /// An event may have a delivery for each of many thousand hooks. They are in blocks like those of many events.
+    #[test]
+    fn an_event_with_many_deliveries_has_small_blocks() {
+        let mut notes = Notes::default();
+        (0..20_000).for_each(|index| notes.insert(sequence::delivery_seq(1, index), note(1)));
+        assert_eq!(notes.blocks.values().map(|block| block.len()).max(), Some(MAX_BLOCK));
+        assert_eq!(notes.blocks.len(), 20_000_usize.div_ceil(MAX_BLOCK));
+        (0..20_000).for_each(|index| notes.remove(sequence::delivery_seq(1, index)));
+        assert!(notes.blocks.is_empty() && notes.len() == 0);
     }
 }

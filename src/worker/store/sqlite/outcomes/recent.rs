@@ -82,8 +82,8 @@ impl RecentDelivery {
     }
 }
 
-/// The committed deliveries that no table lists, at one moment.
-#[derive(Default)]
+/// The committed deliveries that no table lists, at one moment. Cheap to clone: the parts are shared.
+#[derive(Clone, Default)]
 pub(in super::super) struct Snapshot {
     notes: Notes,
     level0: Level0,

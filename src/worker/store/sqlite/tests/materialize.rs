@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::{AcceptedEvent, DeliveryState};
+use super::super::super::{AcceptedEvent, DeliveryState, ReadLimit};
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::fast_map::FastSet;
 
 fn rows(dir: &Path) -> i64 {
     raw(dir).query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap()
@@ -24,6 +25,24 @@ async fn deliver(store: &SqliteStore, accepted: &AcceptedEvent) {
 
 async fn due(store: &SqliteStore) -> Vec<DeliverySeq> {
     store.due_by("uid-x", T0, 99_999).await.unwrap().iter().map(|pending| pending.seq).collect()
+}
+
+/// A read returns no delivery that has ended since its snapshot, and says that it did not reach the others.
+#[tokio::test]
+async fn a_read_with_an_old_snapshot_has_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let all = accept(&store, &["a", "b", "c"]).await;
+    let (sender, snapshot) = std::sync::mpsc::channel();
+    let taken = store.read(move |_, recent| Ok(sender.send(recent.clone()).unwrap())).await;
+    taken.unwrap();
+    deliver(&store, &all[0]).await;
+    deliver(&store, &all[1]).await;
+    let snapshot = snapshot.recv().unwrap();
+    let limit = ReadLimit { rows: 1, bytes: usize::MAX, is_strict: false };
+    let read = move |conn: &_, _: &_| reads::due(conn, &snapshot, "uid-x", T0, &FastSet::default(), limit);
+    let due = store.read(read).await.unwrap();
+    assert_eq!((due.pending.len(), due.has_more), (0, true));
 }
 
 #[tokio::test]
