@@ -171,6 +171,10 @@ async fn explains_every_event() {
     let fine = get_ok(&standalone, "events/1/explain").await;
     let filtered = &fine["others"].as_array().unwrap()[1];
     assert_eq!((&filtered["hook"], &filtered["reason"]), (&json!("filtered"), &json!("Filtered")));
+    let mut alone = get_ok(&standalone, "events/1/explain?deliveriesOnly=true").await;
+    assert_eq!((&alone["others"], &alone["othersLeftOut"]), (&json!([]), &json!(0)));
+    alone["others"] = fine["others"].clone();
+    assert_eq!(alone, fine, "the rest is the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -379,7 +379,7 @@ mod tests {
                         Some(Arc::new(StoreMeasurement::for_test(backlogs.collect(), unmeasured.collect())));
                 }
                 Step::Unknown => self.measured = None,
-                Step::Read => self.cache.read(|_| ()),
+                Step::Read => self.cache.read_with_backlogs(self.measured.as_ref(), |_| ()),
                 Step::Second => self.second(),
             }
         }
@@ -495,7 +495,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
         #[test]
         fn updated_table_equals_one_that_is_computed_from_nothing(
             steps in prop::collection::vec(step(), 0..40),
