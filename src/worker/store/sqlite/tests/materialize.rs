@@ -33,12 +33,9 @@ async fn a_read_with_an_old_snapshot_has_more() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     let all = accept(&store, &["a", "b", "c"]).await;
-    let (sender, snapshot) = std::sync::mpsc::channel();
-    let taken = store.read(move |_, recent| Ok(sender.send(recent.clone()).unwrap())).await;
-    taken.unwrap();
+    let snapshot = store.read(|_, recent| Ok(recent.clone())).await.unwrap();
     deliver(&store, &all[0]).await;
     deliver(&store, &all[1]).await;
-    let snapshot = snapshot.recv().unwrap();
     let limit = ReadLimit { rows: 1, bytes: usize::MAX, is_strict: false };
     let read = move |conn: &_, _: &_| reads::due(conn, &snapshot, "uid-x", T0, &FastSet::default(), limit);
     let due = store.read(read).await.unwrap();
