@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks a program before it is published: it starts, and Lua functions succeed and fail in its sandbox, which an unwinder that
 # was linked wrongly breaks. With `static`, it also needs neither a loader nor a library of the machine. Needs readelf for that.
-#   deploy/dist/check.sh PROGRAM [static]
+# With `no-run` too, for a machine that cannot run the program, it checks only that.
+#   deploy/dist/check.sh PROGRAM [static [no-run]]
 set -euo pipefail
 program=$(readlink -f "$1")
 fail() { echo "check: $program $*" >&2; exit 1; }
@@ -10,6 +11,7 @@ if [ "${2:-}" = static ]; then
   needs=$(readelf --wide --program-headers --dynamic "$program") || fail "cannot be read"
   case $needs in *INTERP* | *'(NEEDED)'*) fail "is not static" ;; esac
 fi
+[ "${3:-}" = no-run ] && exit
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,7 +1,8 @@
 //! Log lines as JSON: one flat object with the members of the event, then those of the spans around it.
 //!
-//! The library's own format has an object for each span. There, the name of the reconciled object would be a second member
-//! `name` beside the span's own, and readers of JSON would drop one of both.
+//! The library's own format has an object for each span. There, a field `name` of a span would be a second member beside the
+//! span's own name, and readers of JSON would drop one of both. A span's fields need names that no event within it uses,
+//! because the event's member wins.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,6 +13,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
+
+/// Members that every line has.
+const RESERVED: [&str; 3] = ["timestamp", "level", "target"];
 
 /// Formats lines. Requires fields that are formatted as JSON.
 pub struct JsonLines;
@@ -53,8 +57,20 @@ where
     }
 }
 
+/// Parses formatted fields. A field with a reserved name gets the prefix `field_`, so that neither member replaces the other.
 fn parse(fields: &str) -> Map<String, Value> {
-    serde_json::from_str(fields).unwrap_or_default()
+    match serde_json::from_str::<Map<String, Value>>(fields) {
+        Ok(members) => {
+            let rename = |name: String| match RESERVED.contains(&name.as_str()) {
+                true => format!("field_{name}"),
+                false => name,
+            };
+            members.into_iter().map(|(name, value)| (rename(name), value)).collect()
+        }
+        Err(_) if fields.is_empty() => Map::new(),
+        // Without this, a line whose fields cannot be read would lose its message.
+        Err(_) => Map::from_iter([("fields".to_owned(), fields.into())]),
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +106,7 @@ mod tests {
             tracing::info_span!("reconcile", kind = "EventHook", name = "orders", id = "outer").in_scope(
                 || {
                     tracing::info_span!("call", id = "inner")
-                        .in_scope(|| tracing::info!(count = 1, "took {:?}", "a\n"));
+                        .in_scope(|| tracing::info!(count = 1, level = 2, target = "t", "took {:?}", "a\n"));
                 },
             );
             tracing::warn!("outside");
@@ -102,11 +118,18 @@ mod tests {
         assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{text}");
         line.as_object_mut().unwrap().remove("timestamp");
         let expected = json!({"level": "INFO", "message": "took \"a\\n\"", "count": 1, "target": module_path!(),
+            "field_level": 2, "field_target": "t",
             "kind": "EventHook", "name": "orders", "id": "inner"});
         assert_eq!(line, expected);
         for name in ["name", "id"] {
             assert_eq!(lines[0].matches(&format!("\"{name}\":")).count(), 1, "{text}");
         }
         assert!(lines[1].contains(r#""level":"WARN","message":"outside""#), "{text}");
+    }
+
+    #[test]
+    fn keeps_fields_that_are_not_json() {
+        assert_eq!(Value::from(parse("a=1 failed")), json!({"fields": "a=1 failed"}));
+        assert!(parse("").is_empty());
     }
 }

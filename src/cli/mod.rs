@@ -52,6 +52,7 @@ pub mod store;
 mod target;
 pub mod test;
 pub mod uninstall_check;
+mod unused_flags;
 mod usage;
 pub mod validate;
 pub mod version;
@@ -155,8 +156,10 @@ pub fn main() -> ExitCode {
     // Install a crypto provider, because reqwest has none. An error means that one is installed already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let parsed = Cli::command().bin_name(program_name()).try_get_matches();
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let parsed =
+        parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, unused_flags::warning(&matches))));
+    let (cli, unused_flags) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let args: Vec<String> =
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -166,7 +169,7 @@ pub fn main() -> ExitCode {
         }
     };
     if !cli.command.has_logs() {
-        for warning in environment::unknown_variables(&Cli::command()) {
+        for warning in environment::unknown_variables(&Cli::command()).into_iter().chain(unused_flags) {
             eprintln!("hookstream: warning: {warning}");
         }
     }

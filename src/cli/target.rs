@@ -57,11 +57,6 @@ impl ClusterTargetArgs {
         }
     }
 
-    /// Returns true if a flag other than the profile, which other commands use too, selects a cluster.
-    pub fn is_given(&self) -> bool {
-        self.kubeconfig.is_given()
-    }
-
     /// Returns the cluster of the flags, otherwise of the profile, otherwise that of the kubeconfig.
     pub fn kubeconfig(&self, profile: &Profile) -> KubeconfigArgs {
         self.kubeconfig.or(profile)

@@ -40,7 +40,13 @@ where
 {
     let key = ObjectKey::of(&*guarded);
     let kind: &'static str = K::KIND.into();
-    let span = tracing::info_span!("reconcile", kind, namespace = key.namespace, name = key.name);
+    // Names that no event uses: an event with its own `namespace`, such as the key ring's, would hide the object's.
+    let span = tracing::info_span!(
+        "reconcile",
+        object_kind = kind,
+        object_namespace = key.namespace,
+        object_name = key.name
+    );
     supervise_unlogged(reconcile, guarded, context).instrument(span).await
 }
 

@@ -88,13 +88,16 @@ pub async fn run(args: ReplayArgs) -> CommandResult {
         }
         false => None,
     };
-    let mut interrupts = interrupts()?;
     let started: Progress = worker.post(url, body).await?.success(2)?.json()?;
-    print_line(&format!("replay {} started", started.id));
+    let id = started.id;
     if !args.wait {
+        print_line(&format!("replay {id} started"));
         return Ok(ExitCode::SUCCESS);
     }
-    let id = started.id;
+    // Not before the response, because a worker that does not answer would make Ctrl-C useless. Before the message, so that
+    // Ctrl-C after it never ends the command without the hint.
+    let mut interrupts = interrupts()?;
+    print_line(&format!("replay {id} started"));
     tokio::select! {
         result = follow(&worker, namespace, started, total) => result,
         _ = interrupts.recv() => {

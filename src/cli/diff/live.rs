@@ -66,13 +66,6 @@ pub struct OperatorFlags {
 }
 
 impl ClusterArgs {
-    /// Warns about flags that have no effect.
-    pub fn warn_if_unused(&self) {
-        if !self.cluster && self.target.is_given() {
-            eprintln!("hookstream: warning: --context and --kubeconfig have no effect without --cluster");
-        }
-    }
-
     /// Reads the manifests and the cluster.
     pub async fn read(&self, paths: &[std::path::PathBuf]) -> Result<LiveCluster, Failure> {
         let profile = self.target.profile()?;

@@ -70,7 +70,6 @@ enum DiffFormat {
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    args.cluster.warn_if_unused();
     let http = HttpClient::new(args.egress.build(true, Vec::new()).await?)
         .or_fail(|| "reading the system's certificates".into())?;
     if args.cluster.cluster {

@@ -42,8 +42,9 @@ pub async fn run(args: &Args, file: &str) -> CommandResult {
     let url = worker.url(&args.caller.namespace, &["events"])?;
     let defaults = LineDefaults { source: args.source.clone(), event: args.event.clone() };
     let lines = read_lines(file, defaults)?;
-    let mut interrupts = interrupts()?;
     let mut display = ProgressDisplay::bar_only("sent", count_lines(file));
+    // Not before the lines are counted, which may take long in a large file and could not be interrupted.
+    let mut interrupts = interrupts()?;
     let mut totals = Totals::default();
     let result = send_all(args, &worker, &url, lines, |outcome| {
         totals.record(outcome, &mut display);

@@ -10,7 +10,7 @@ use crate::cluster::LeaderReport;
 use crate::cluster::kubernetes::read_leader;
 use crate::core::time::Millis;
 
-/// The name of the Lease without the chart: the default of `--lease-name`.
+/// The default of `--lease-name`: the name of the Lease if the Service's name does not tell the release.
 const DEFAULT_LEASE: &str = "hookstream-controller";
 
 /// The leader, as far as it can be found.
@@ -56,16 +56,27 @@ pub struct ReportedLeader {
 }
 
 impl ReportedLeader {
-    /// Returns the leader, or that there is none. None: the worker does not know, because it may not read the Lease.
-    pub fn known(&self) -> Option<Leader> {
+    pub fn answer(&self) -> LeaderAnswer {
         match (self.state.as_str(), &self.holder) {
             ("leads", Some(holder)) => {
-                Some(Leader { holder: Some(holder.clone()), problem: None, is_unknown: false })
+                LeaderAnswer::Known(Leader { holder: Some(holder.clone()), problem: None, is_unknown: false })
             }
-            ("none", _) => Some(Leader::none(self.message.clone().unwrap_or_default())),
-            _ => None,
+            ("none", _) => LeaderAnswer::Known(Leader::none(self.message.clone().unwrap_or_default())),
+            ("noElection", _) => LeaderAnswer::NoElection,
+            _ => LeaderAnswer::Unknown,
         }
     }
+}
+
+/// What the worker's report says about the leader.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LeaderAnswer {
+    /// The leader, or that there is none.
+    Known(Leader),
+    /// The controllers need no leader, so there is no Lease.
+    NoElection,
+    /// The worker does not know, for example because it may not read the Lease.
+    Unknown,
 }
 
 /// Reads the one Lease of the installation to which the worker's Service belongs. `service`: the namespace and the name of the
@@ -78,25 +89,21 @@ pub async fn find_leader(
 ) -> Leader {
     let unknown = |problem| Leader { is_unknown: true, ..Leader::none(problem) };
     let Some((namespace, service)) = service else { return find_in_all(client, server, now).await };
-    let names = lease_names(service);
+    let name = lease_name(service);
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    for name in &names {
-        match leases.get_opt(name).await {
-            Ok(Some(lease)) => return Leader::of(&lease, now),
-            Ok(None) => {}
-            Err(error) => return unknown(format!("reading the Lease {name}: {}", server.describe(&error))),
-        }
+    match leases.get_opt(&name).await {
+        Ok(Some(lease)) => Leader::of(&lease, now),
+        Ok(None) => unknown(format!("namespace {namespace} has no Lease {name}")),
+        Err(error) => unknown(format!("reading the Lease {name}: {}", server.describe(&error))),
     }
-    unknown(format!("namespace {namespace} has no Lease {}", names.join(" or ")))
 }
 
-/// Returns the names that the Lease may have: that of the release with this Service, and that of an installation without the
-/// chart. The Lease of another release, whose name only resembles them, says nothing about this one.
-fn lease_names(service: &str) -> Vec<String> {
-    let of_release = service.strip_suffix("-api").map(|release| format!("{release}-controller"));
-    let mut names: Vec<String> = of_release.into_iter().chain([DEFAULT_LEASE.to_owned()]).collect();
-    names.dedup();
-    names
+/// Returns the name of the Lease of the release with this Service. There is no second name to try: the Lease of another release
+/// in the namespace, such as the default's, says nothing about this one.
+fn lease_name(service: &str) -> String {
+    service
+        .strip_suffix("-api")
+        .map_or_else(|| DEFAULT_LEASE.to_owned(), |release| format!("{release}-controller"))
 }
 
 async fn find_in_all(client: &Client, server: &ApiServer, now: Millis) -> Leader {
@@ -140,26 +147,30 @@ mod tests {
             assert_eq!((leader.problem.as_deref(), leader.is_healthy()), (Some(problem), false));
         }
     }
+
     #[test]
     fn names_the_lease_of_the_release_and_no_similar_one() {
-        assert_eq!(lease_names("hookstream-api"), ["hookstream-controller"]);
-        assert_eq!(
-            lease_names("blue-hookstream-api"),
-            ["blue-hookstream-controller", "hookstream-controller"]
-        );
-        assert_eq!(lease_names("gateway"), ["hookstream-controller"]);
+        assert_eq!(lease_name("hookstream-api"), "hookstream-controller");
+        assert_eq!(lease_name("blue-hookstream-api"), "blue-hookstream-controller");
+        assert_eq!(lease_name("gateway"), "hookstream-controller");
     }
 
     #[test]
     fn report_of_a_worker_that_may_not_read_the_lease_is_no_answer() {
         let reported = |json: serde_json::Value| -> ReportedLeader { serde_json::from_value(json).unwrap() };
         let leads = reported(serde_json::json!({"state": "leads", "holder": "a", "message": null}));
-        assert_eq!(leads.known().unwrap().holder.as_deref(), Some("a"));
+        assert!(
+            matches!(leads.answer(), LeaderAnswer::Known(leader) if leader.holder.as_deref() == Some("a"))
+        );
         let none = reported(serde_json::json!({"state": "none", "holder": null, "message": "m"}));
-        assert_eq!(none.known(), Some(Leader::none("m".to_owned())));
-        for state in ["unknown", "noElection", "later"] {
+        assert_eq!(none.answer(), LeaderAnswer::Known(Leader::none("m".to_owned())));
+        for (state, answer) in [
+            ("noElection", LeaderAnswer::NoElection),
+            ("unknown", LeaderAnswer::Unknown),
+            ("later", LeaderAnswer::Unknown),
+        ] {
             let other = reported(serde_json::json!({"state": state, "holder": null, "message": "m"}));
-            assert_eq!(other.known(), None, "{state}");
+            assert_eq!(other.answer(), answer, "{state}");
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::core::duration;
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use cluster::ClusterStatus;
-use leader::{Leader, ReportedLeader, find_leader};
+use leader::{Leader, LeaderAnswer, ReportedLeader, find_leader};
 use print::{ObjectLists, WorkerStatus, status_lines, status_lines_without_worker};
 
 /// The time between two requests.
@@ -64,7 +64,7 @@ struct Report<'a> {
     /// Absent if the worker was not found.
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'a str>,
-    /// Absent if the worker is not reached through a cluster.
+    /// Absent if the controllers elect no leader, or if the worker does not know it and is not reached through a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<&'a Leader>,
     /// The worker's response. Null: it cannot be reached.
@@ -184,11 +184,12 @@ async fn read_worker(
     let body: Box<RawValue> = response.json().map_err(lasting)?;
     let status: WorkerStatus = response.json().map_err(lasting)?;
     // The worker knows the name of its Lease (`--lease-name`), and may be permitted to read it where the user is not.
-    let reported = status.leader.as_ref().and_then(ReportedLeader::known);
-    let leader = match (worker.proxied_route(), reported) {
-        (None, _) => None,
-        (Some(_), Some(leader)) => Some(leader),
-        (Some(route), None) => {
+    let reported = status.leader.as_ref().map_or(LeaderAnswer::Unknown, ReportedLeader::answer);
+    let leader = match (reported, worker.proxied_route()) {
+        (LeaderAnswer::Known(leader), _) => Some(leader),
+        // There is no Lease to search for.
+        (LeaderAnswer::NoElection, _) | (LeaderAnswer::Unknown, None) => None,
+        (LeaderAnswer::Unknown, Some(route)) => {
             let service = Some((route.namespace.as_str(), route.service.as_str()));
             Some(find_leader(&route.client, &route.server, service, Millis::now()).await)
         }

@@ -251,7 +251,7 @@ pub struct ExplainResponse {
     pub deliveries_left_out: usize,
     /// The current hooks of the namespace that have no delivery of the event.
     pub others: Vec<UnmatchedHook>,
-    /// The number of further such hooks that the response omits.
+    /// The number of further such hooks that the response omits. Always 0 with `deliveriesOnly=true`, which counts none.
     pub others_left_out: usize,
 }
 

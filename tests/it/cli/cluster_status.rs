@@ -103,6 +103,11 @@ async fn shows_the_cluster_without_a_worker() {
     // A wait ends at its time with the same screen.
     let (code, out, _) = run(&["--wait", "1ms"]).await;
     assert!(code == 1 && out.contains("cannot be reached"), "{out}");
+
+    // Without the Lease of this release, that of another one is no answer.
+    server.answers.lock().unwrap().remove(&format!("{LEASES}/hooks-controller"));
+    let (_, out, _) = run(&[]).await;
+    assert!(out.contains("leader   unknown: reading the Lease hooks-controller: "), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

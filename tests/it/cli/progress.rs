@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
 use super::run;
 use super::terminal::Terminal;
 use crate::harness::http::answer;
@@ -62,6 +66,22 @@ async fn replay_shows_progress_and_outlives_ctrl_c() {
     let (code, out, error) = run(&replay("100")).await;
     assert!(code == 0 && out.contains("done"), "{out}{error}");
     assert!(!out.contains('\u{1b}') && !error.contains('\u{1b}'), "a bar in a pipe: {out:?}{error:?}");
+}
+
+/// While the worker does not answer, Ctrl-C ends the command at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_replay_that_the_worker_does_not_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let replay = ["deliveries", "replay", "-n", "default", "--hook", "h", "--url", &url];
+    let mut terminal = Terminal::start(&replay, &[], 100);
+    let mut connection = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap().0;
+    let mut request = [0; 4];
+    timeout(DEADLINE, connection.read_exact(&mut request)).await.unwrap().unwrap();
+    assert_eq!(&request, b"POST");
+    terminal.interrupt();
+    let text = terminal.read_to_end();
+    assert_eq!(terminal.exit_code(), None, "ended by the signal: {text}");
 }
 
 /// On a terminal, `send --file` shows how many events it sent, and so it says after Ctrl-C; it keeps to its rate.

@@ -79,6 +79,9 @@ async fn filter_is_tried_on_a_stored_event() {
     let results: Vec<_> =
         other["filter"]["parts"].as_array().unwrap().iter().map(|part| &part["result"]).collect();
     assert_eq!(results, [&json!(true), &json!(false), &json!(false), &json!(false)], "{other}");
+    let deliveries_only = get_ok(&standalone, "events/1/explain?deliveriesOnly=true").await;
+    assert_eq!(deliveries_only["deliveries"], explained["deliveries"]);
+    assert_eq!((&deliveries_only["others"], &deliveries_only["othersLeftOut"]), (&json!([]), &json!(0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
