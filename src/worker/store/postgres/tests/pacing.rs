@@ -162,6 +162,28 @@ async fn used_tokens_stay_used_in_hand_overs_after_a_crash() {
     assert!(bucket.tokens(Millis::steady()) < 0.5);
 }
 
+/// The receiver of the shards ends before it has read the rows.
+#[tokio::test]
+async fn an_open_breaker_outlives_a_receiver_that_read_nothing() {
+    let (url, workers) = workers(1).await;
+    workers[0].accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let before = pacing();
+    record(&workers[0], Some(before.clone()));
+    let receiver = open(&url, "receiver").await;
+    let (own, to) = (workers[0].ownership.worker(), receiver.ownership.worker());
+    let session = workers[0].session().await.unwrap();
+    let shards: Vec<(i16, i64)> =
+        workers[0].ownership.shards().into_iter().map(|shard| (shard, to)).collect();
+    assert!(workers[0].membership.give(&session, own, &shards).await.unwrap());
+    membership::sweep_pacing(&session).await.unwrap();
+    for worker in [&workers[0], &receiver] {
+        expire(&url, worker);
+    }
+    let last = open(&url, "last").await;
+    let pacing = assert_open(&last, &before).pacing.unwrap();
+    assert_eq!(pacing.bucket, None, "the receiver may have used them");
+}
+
 /// Its rows would not be complete, and the next owner would take them for complete.
 #[tokio::test]
 async fn a_shard_of_another_epoch_is_not_given() {
