@@ -21,7 +21,7 @@ impl HookQueue {
 
     /// True if `prepare_pacing` has nothing to do.
     pub fn is_pacing_prepared(&self, epoch: i64, generation: Option<i64>) -> bool {
-        self.pacing_epoch == Some(epoch) && self.breaker_generation == generation
+        self.pacing_epoch == Some(epoch) && !self.has_breaker_of_older(generation)
     }
 
     /// Returns what limits the attempts now. None: nothing does.
@@ -31,7 +31,7 @@ impl HookQueue {
         (!pacing.is_at_rest(now)).then_some(pacing)
     }
 
-    /// Goes on with the pacing of the hook's former owner, instead of what this process had of an earlier ownership.
+    /// Continues from the pacing of the hook's former owner, instead of what this process had of an earlier ownership.
     fn inherit(&mut self, InheritedPacing { pacing, empty_since }: InheritedPacing, now: Millis) {
         self.empty_since = empty_since;
         self.has_recorded_pacing = pacing.is_some();

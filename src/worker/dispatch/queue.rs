@@ -378,12 +378,22 @@ impl HookQueue {
         }
     }
 
+    /// True if the breaker counts attempts of an earlier generation of the hook. One of a later generation was inherited from an
+    /// owner that already knew it.
+    pub fn has_breaker_of_older(&self, generation: Option<i64>) -> bool {
+        match (self.breaker_generation, generation) {
+            (Some(counted), Some(known)) => counted < known,
+            (counted, known) => counted != known,
+        }
+    }
+
     /// Closes the breaker if it counts attempts of an earlier generation of the hook, which may have had another receiver.
     /// Returns true if it was open.
     pub fn reset_breaker_of_older(&mut self, generation: Option<i64>) -> bool {
-        if std::mem::replace(&mut self.breaker_generation, generation) == generation {
+        if !self.has_breaker_of_older(generation) {
             return false;
         }
+        self.breaker_generation = generation;
         let was_open = self.breaker.is_open();
         self.breaker.reset();
         self.needs_untried = false;

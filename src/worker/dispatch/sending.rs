@@ -369,11 +369,14 @@ impl DispatchMachine {
     fn start_granted(&mut self, uid: &Arc<str>, grant: Grant, now: Now) {
         let (state, is_halted) = (self.index.get(uid), self.is_halted());
         let elsewhere = self.ownership.in_flight_elsewhere(uid);
+        let epoch = self.ownership.epoch(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let may_start = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
             Some((state, hook)) => {
                 let hold = evaluate_hold(Some(state), queue);
                 !is_halted
+                    // Otherwise the shard left meanwhile, and the breaker and the tokens are those of before.
+                    && epoch.is_some_and(|epoch| queue.is_pacing_prepared(epoch, state.generation))
                     && !is_blocked(hold.as_ref(), queue, now.steady)
                     // Another delivery, larger than the one that was read, may be sent first.
                     && queue.next_data_len().is_some_and(|len| self.memory.is_covered(grant, len))

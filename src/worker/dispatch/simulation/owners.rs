@@ -67,7 +67,10 @@ impl HookOwnership for SimOwnership {
         self.elsewhere.lock().get(uid).copied().unwrap_or(0)
     }
 
-    fn inherited_pacing(&self, uid: &str, _epoch: i64) -> InheritedPacing {
+    fn inherited_pacing(&self, uid: &str, epoch: i64) -> InheritedPacing {
+        if Some(epoch) != self.epoch(uid) {
+            return InheritedPacing::default();
+        }
         InheritedPacing { pacing: self.pacing(uid), empty_since: *self.empty_since.lock() }
     }
 

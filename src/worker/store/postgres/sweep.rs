@@ -11,7 +11,7 @@ use super::byte_limits::ByteLimits;
 use super::failure::DbError;
 use super::locks::{self, SingleTask};
 use super::session::Session;
-use super::{byte_limits, ended_places, expired, replays, unused_rows};
+use super::{byte_limits, ended_places, expired, membership, replays, unused_rows};
 use crate::core::time::Millis;
 
 /// Rows that one statement removes.
@@ -20,6 +20,9 @@ pub(super) const ROWS: i64 = 1000;
 const LIMITS_LOAD: u32 = 20;
 /// A faster search is always made.
 const FAST_SEARCH: Duration = Duration::from_millis(100);
+
+/// The least time between two searches of the whole table of the pacing.
+const BETWEEN_PACING: Duration = Duration::from_secs(300);
 
 /// The sweeps of this process.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub(super) struct Sweeps {
     found: Option<(ByteLimits, Instant)>,
     /// The last hook that was examined.
     hook: i64,
+    /// When rows of the pacing may be searched again.
+    next_pacing: Option<Instant>,
 }
 
 /// Removes a bounded part. True: there is more.
@@ -56,6 +61,10 @@ pub(super) async fn sweep(
         ended_places::remove_deleted_namespaces(&tx).await?;
         unused_rows::merge_backlogs(&tx).await?;
         sweeps.hook = unused_rows::sweep_hooks(&tx, sweeps.hook).await?;
+        let now = Instant::now();
+        if sweeps.next_pacing.is_none_or(|next| next <= now) && !membership::sweep_pacing(&tx).await? {
+            sweeps.next_pacing = Some(now + BETWEEN_PACING);
+        }
     }
     let mut has_more = ended_places::sweep(&tx).await?;
     tx.commit().await?;

@@ -19,6 +19,8 @@ const BURST: usize = 5;
 const EVENTS: usize = 30;
 /// Longer than a hand-over.
 const PAUSE_MS: u64 = 8_000;
+/// More than the time until the stop.
+const STOP_MS: i64 = 3_000;
 /// Times of probes are shown in milliseconds.
 const ROUNDING_MS: i64 = 2;
 
@@ -76,7 +78,15 @@ async fn a_hand_over_keeps_breakers_open_and_rate_limits_spent() {
         let arrivals = arrivals.lock().unwrap();
         let spent =
             (0..HOOKS).all(|n| arrivals.get(&format!("/limited-{n}")).is_some_and(|all| all.len() >= BURST));
-        if spent { Ok(planned) } else { Err("a rate limit is not spent".to_owned()) }
+        if !spent {
+            return Err("a rate limit is not spent".to_owned());
+        }
+        // One that is about to be probed may be probed before the stop.
+        let latest = now() + STOP_MS;
+        match planned.iter().any(|(_, at, here)| *here && *at > latest) {
+            true => Ok(planned),
+            false => Err("no breaker of the stopping worker is open for long enough".to_owned()),
+        }
     })
     .await;
     let stopped = now();
@@ -87,7 +97,7 @@ async fn a_hand_over_keeps_breakers_open_and_rate_limits_spent() {
 
     eventually(DEADLINE, "the probes at the new owner", async || {
         let arrivals = arrivals.lock().unwrap();
-        for (name, at, _) in &planned {
+        for (name, at, _) in &moved {
             let arrived = arrivals.get(&format!("/{name}")).and_then(|all| all.last().copied());
             if arrived.is_none_or(|arrived| arrived < *at) {
                 return Err(format!("{name}: planned {at}, last arrival {arrived:?}"));

@@ -24,9 +24,9 @@ use tokio_postgres::types::Type;
 
 pub(super) use ownership::Ownership;
 use pacing::PacingRow;
-pub(super) use pacing_rows::write_changes;
 #[cfg(test)]
 pub(super) use pacing_rows::write_changes_once;
+pub(super) use pacing_rows::{sweep as sweep_pacing, write_changes};
 use rebalance::WorkerLoad;
 pub(super) use server_clock::follow_from_start as follow_clock_from_start;
 use share::{ShardRow, ShareChange};
@@ -41,6 +41,8 @@ use crate::core::time::Millis;
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// The part of the lease that this process does not rely on: the database's clock may be faster than its own.
 const MARGIN: Duration = Duration::from_secs(1);
+/// How long a hand-over waits for a write of breakers.
+const WAIT_FOR_WRITES: Duration = Duration::from_secs(1);
 /// The least time between two shards that a worker gives for its load. Others must have seen the first move before.
 const BETWEEN_MOVES: Duration = Duration::from_secs(15);
 
@@ -89,9 +91,9 @@ impl Membership {
     pub(super) async fn register(&self, session: &Session) -> Result<i64, DbError> {
         let sent = Millis::steady();
         let tx = session.begin().await?;
-        // An ended lease, and not a deleted row, so that its deliveries in flight are free at once.
+        // An ended lease, and not a deleted row, so that its deliveries in flight are free at once. `take` reads when it ended.
         tx.execute(
-            "UPDATE hookstream.workers SET lease_until = '-infinity' WHERE name = $1",
+            "UPDATE hookstream.workers SET lease_until = least(lease_until, clock_timestamp()) WHERE name = $1",
             &[(&self.name, Type::TEXT)],
         )
         .await?;
@@ -184,8 +186,8 @@ impl Membership {
             && is_measured
             && may_move
             && let Some(moved) = rebalance::plan(own, &workers, &loads)
+            && self.give(session, own, &[moved]).await?
         {
-            self.give(session, own, &[moved]).await?;
             self.times.lock().may_move_at = sent + BETWEEN_MOVES;
             let (shard, worker) = moved;
             tracing::info!(shard, worker, load, "shard given to a worker with less load");
@@ -266,24 +268,28 @@ impl Membership {
     }
 
     /// Gives shards to other workers, with the list of their deliveries in flight. Until those are settled or the lease of
-    /// this process ends, the new owners leave them alone.
+    /// this process ends, the new owners leave them alone. False: a write of breakers takes long, so nothing is given. Waiting for
+    /// it would delay the next renewal.
     pub(super) async fn give(
         &self,
         session: &Session,
         own: i64,
         shards: &[(i16, i64)],
-    ) -> Result<(), DbError> {
+    ) -> Result<bool, DbError> {
+        let Some(_lock) = self.ownership.pacing.lock_writes(WAIT_FOR_WRITES).await else { return Ok(false) };
         let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
         let leaving = Leaving::begin(&self.ownership, &numbers);
         let given = give(session, own, shards, &leaving).await;
         self.ownership.end_leaving(&numbers, given.is_ok());
-        given
+        given.map(|()| true)
     }
 
     /// Gives all shards away and ends the lease. `shards` of a process without attempts in flight.
     pub(super) async fn leave(&self, session: &Session) -> Result<(), DbError> {
         let own = self.ownership.worker();
         let owned = self.ownership.shards();
+        // Also without it: an older breaker is better than a wait for the leases.
+        let _lock = self.ownership.pacing.lock_writes(WAIT_FOR_WRITES).await;
         let leaving = Leaving::begin(&self.ownership, &owned);
         let Members { workers, .. } = read_members(session).await?;
         let mut shards = to_others(own, &owned, &workers);
@@ -336,43 +342,57 @@ impl Leaving {
 /// Changes the owners of shards that `own` owns, with their loads and the pacing of their hooks, and lists its deliveries in flight.
 /// A shard for `own` itself stays until its lease ends.
 async fn give(session: &Session, own: i64, shards: &[(i16, i64)], leaving: &Leaving) -> Result<(), DbError> {
-    let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
-    let receivers: Vec<i64> = shards.iter().map(|(_, receiver)| *receiver).collect();
+    // A shard that this process no longer owns under the epoch that it knows is not given: its rows are not complete.
+    let epoch = |shard: &i16| leaving.epochs.get(shard).copied();
+    let epochs: Vec<(i16, i64)> =
+        shards.iter().filter_map(|(shard, _)| Some((*shard, epoch(shard)?))).collect();
+    let receivers: Vec<i64> =
+        shards.iter().filter(|(shard, _)| epoch(shard).is_some()).map(|(_, receiver)| *receiver).collect();
+    let (numbers, given_epochs): (Vec<i16>, Vec<i64>) = epochs.iter().copied().unzip();
     let load = |shard: &i16| leaving.loads.get(shard).copied().unwrap_or(0.0);
     let loads: Vec<f64> = numbers.iter().map(load).collect();
-    let epochs: Vec<(i16, i64)> =
-        numbers.iter().filter_map(|shard| Some((*shard, *leaving.epochs.get(shard)?))).collect();
     let now = Millis::steady();
     let seconds = |shard: &i16| leaving.empty_since.get(shard).map(|since| now.since(*since).as_secs_f64());
     let empty_for: Vec<Option<f64>> = numbers.iter().map(seconds).collect();
     let tx = session.begin().await?;
+    // A process that is suspended here would hold the locks of the shards until the server notices that its connection is dead.
+    tx.batch("SET LOCAL idle_in_transaction_session_timeout = '5s'").await?;
     pacing_rows::give(&tx, own, &epochs, &leaving.pacing).await?;
     tx.execute(
         "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + (g.receiver <> $4)::int, load = g.load,
              given_epoch = s.epoch, empty_since = clock_timestamp() - make_interval(secs => g.empty_for)
-         FROM unnest($1::smallint[], $2::bigint[], $3::float8[], $5::float8[]) AS g (shard, receiver, load, empty_for)
-         WHERE s.shard = g.shard AND s.owner = $4",
+         FROM unnest($1::smallint[], $2::bigint[], $3::float8[], $5::float8[], $6::bigint[])
+             AS g (shard, receiver, load, empty_for, epoch)
+         WHERE s.shard = g.shard AND s.owner = $4 AND s.epoch = g.epoch",
         &[
             (&numbers, Type::INT2_ARRAY),
             (&receivers, Type::INT8_ARRAY),
             (&loads, Type::FLOAT8_ARRAY),
             (&own, Type::INT8),
             (&empty_for, Type::FLOAT8_ARRAY),
+            (&given_epochs, Type::INT8_ARRAY),
         ],
     )
     .await?;
+    in_flight::list(&tx, own, &leaving.in_flight).await?;
+    tx.commit().await?;
     if let [receiver, others @ ..] = receivers.as_slice()
         && others.iter().all(|other| other == receiver)
     {
-        // Its own renewal counts them later: another worker would give it a shard too, because its load seems low.
-        tx.execute(
-            "UPDATE hookstream.workers SET load = load + $2 WHERE id = $1",
-            &[(receiver, Type::INT8), (&loads.iter().sum::<f64>(), Type::FLOAT8)],
-        )
-        .await?;
+        // Its own renewal counts them later: another worker would give it a shard too, because its load seems low. After the
+        // commit: a suspended process must not hold the lock of a row that the receiver renews its lease in.
+        let load: f64 = loads.iter().sum();
+        let added = session
+            .execute(
+                "UPDATE hookstream.workers SET load = load + $2 WHERE id = $1",
+                &[(receiver, Type::INT8), (&load, Type::FLOAT8)],
+            )
+            .await;
+        if let Err(error) = added {
+            tracing::debug!(%error, "load of a receiver not updated, its next renewal does it");
+        }
     }
-    in_flight::list(&tx, own, &leaving.in_flight).await?;
-    tx.commit().await
+    Ok(())
 }
 
 /// The workers whose leases last, and the shards.
@@ -417,8 +437,7 @@ async fn read_members(session: &Session) -> Result<Members, DbError> {
     Ok(Members { workers, shards, seeds })
 }
 
-/// Removes workers that ended an hour ago and everything that they listed, and rows of the pacing that no worker reads. The rows
-/// of workers stay that long for people.
+/// Removes workers that ended an hour ago and everything that they listed. The rows of workers stay that long for people.
 pub(super) async fn sweep(session: &Session) -> Result<(), DbError> {
     session
         .batch(
@@ -427,6 +446,5 @@ pub(super) async fn sweep(session: &Session) -> Result<(), DbError> {
              DELETE FROM hookstream.workers w WHERE w.lease_until < clock_timestamp() - interval '1 hour'
                  AND NOT EXISTS (SELECT 1 FROM hookstream.shards s WHERE s.owner = w.id)",
         )
-        .await?;
-    session.batch(pacing_rows::SWEEP).await
+        .await
 }

@@ -4,6 +4,7 @@
 //! open: `pacing_rows` writes both. So a hand-over loses nothing, and a crash loses the tokens and the failures of closed breakers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -17,6 +18,9 @@ use crate::core::time::Millis;
 #[derive(Debug, Default)]
 pub(in super::super) struct PacingMirror {
     state: Mutex<State>,
+    /// Held for each write of rows. A periodic write that overlaps a hand-over would replace its rows with older ones, or deadlock
+    /// with it.
+    writes: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +86,8 @@ pub(super) struct ReceivedShard {
     pub(super) shard: i16,
     pub(super) epoch: i64,
     pub(super) empty_since: Option<Millis>,
+    /// The former owner gave the shard: the tokens of its rows are exact. Otherwise attempts have used some since.
+    pub(super) is_complete: bool,
 }
 
 impl PacingMirror {
@@ -96,13 +102,18 @@ impl PacingMirror {
     /// Begins with what was read of shards.
     pub(super) fn receive(&self, shards: &[ReceivedShard], rows: Vec<(Arc<str>, HookPacing)>) {
         let mut state = self.state.lock();
-        for ReceivedShard { shard, epoch, empty_since } in shards.iter().copied() {
+        let mut outdated_tokens = FastSet::default();
+        for ReceivedShard { shard, epoch, empty_since, is_complete } in shards.iter().copied() {
+            if !is_complete {
+                outdated_tokens.insert(shard);
+            }
             state.shards.insert(shard, ShardPacing { epoch, empty_since, hooks: FastMap::default() });
         }
         for (uid, mut pacing) in rows {
-            let Some(of_shard) = state.shards.get_mut(&shard_of(&uid)) else { continue };
-            if of_shard.empty_since.is_some() {
-                // They are older than the last attempts.
+            let shard = shard_of(&uid);
+            let Some(of_shard) = state.shards.get_mut(&shard) else { continue };
+            // Not by `empty_since`, which later hand-overs pass on: used tokens would come back with each of them.
+            if outdated_tokens.contains(&shard) {
                 pacing.bucket = None;
             }
             let row = Row::Written(pacing.breaker.open);
@@ -139,12 +150,19 @@ impl PacingMirror {
         }
     }
 
-    /// Returns the changed rows, and takes them for written. `restore_changes` must follow if they are not.
-    pub(super) fn take_changes(&self) -> Vec<PacingRow> {
+    /// Waits until no rows are written, and keeps it so while the result lives. None: a write takes longer than `timeout`.
+    pub(super) async fn lock_writes(&self, timeout: Duration) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        tokio::time::timeout(timeout, self.writes.lock()).await.ok()
+    }
+
+    /// Returns up to `limit` changed rows, and marks them as written. `restore_changes` must follow if they are not.
+    pub(super) fn take_changes(&self, limit: usize) -> Vec<PacingRow> {
         let mut state = self.state.lock();
         let State { shards, outdated } = &mut *state;
-        let mut rows = Vec::with_capacity(outdated.len());
-        for uid in outdated.drain() {
+        let uids: Vec<Arc<str>> = outdated.iter().take(limit).cloned().collect();
+        let mut rows = Vec::with_capacity(uids.len());
+        for uid in uids {
+            outdated.remove(&uid);
             let shard = shard_of(&uid);
             let Some(of_shard) = shards.get_mut(&shard) else { continue };
             let Some(entry) = of_shard.hooks.get_mut(&uid).filter(|entry| entry.is_outdated()) else {
@@ -200,8 +218,6 @@ impl PacingMirror {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::core::bucket::{Rate, TokenBucket};
     use crate::core::receiver_breaker::BreakerSnapshot;
@@ -220,7 +236,8 @@ mod tests {
 
     fn received(epoch: i64, empty_since: Option<Millis>, rows: Vec<(Arc<str>, HookPacing)>) -> PacingMirror {
         let mirror = PacingMirror::default();
-        mirror.receive(&[ReceivedShard { shard: shard_of(UID), epoch, empty_since }], rows);
+        let is_complete = empty_since.is_none();
+        mirror.receive(&[ReceivedShard { shard: shard_of(UID), epoch, empty_since, is_complete }], rows);
         mirror
     }
 
@@ -229,7 +246,7 @@ mod tests {
         let mirror = received(3, None, Vec::new());
         let record = |open| mirror.record(&UID.into(), 3, Some(pacing(open)));
         let changes = || {
-            let rows = mirror.take_changes();
+            let rows = mirror.take_changes(usize::MAX);
             rows.into_iter().map(|row| row.pacing.map(|pacing| pacing.breaker.open)).collect::<Vec<_>>()
         };
         record(None);
@@ -256,12 +273,12 @@ mod tests {
         let mirror = received(3, None, Vec::new());
         for open in [pause(Some(10)), None] {
             mirror.record(&UID.into(), 3, open.map(|open| pacing(Some(open))));
-            let rows = mirror.take_changes();
+            let rows = mirror.take_changes(usize::MAX);
             assert_eq!(rows.len(), 1);
             mirror.restore_changes(&rows);
             // Whatever happened meanwhile.
-            assert_eq!(mirror.take_changes(), rows);
-            assert_eq!(mirror.take_changes(), []);
+            assert_eq!(mirror.take_changes(usize::MAX), rows);
+            assert_eq!(mirror.take_changes(usize::MAX), []);
         }
     }
 
@@ -291,5 +308,27 @@ mod tests {
             mirror.empty_since(&[shard_of(UID), -1]),
             FastMap::from_iter([(shard_of(UID), Millis(7))])
         );
+    }
+
+    #[test]
+    fn a_later_hand_over_keeps_the_tokens_after_a_crash() {
+        let (mirror, shard) = (PacingMirror::default(), shard_of(UID));
+        let empty_since = Some(Millis(7));
+        let given = ReceivedShard { shard, epoch: 4, empty_since, is_complete: true };
+        mirror.receive(&[given], vec![(UID.into(), pacing(None))]);
+        assert_eq!(mirror.get(UID, 4), InheritedPacing { pacing: Some(pacing(None)), empty_since });
+    }
+
+    #[test]
+    fn changes_are_taken_in_parts() {
+        let uids: Vec<Arc<str>> = ["uid-x", "uid-y", "uid-z"].map(Into::into).to_vec();
+        let mirror = PacingMirror::default();
+        for uid in &uids {
+            let shard = shard_of(uid);
+            let shard = ReceivedShard { shard, epoch: 3, empty_since: None, is_complete: true };
+            mirror.receive(&[shard], Vec::new());
+        }
+        uids.iter().for_each(|uid| mirror.record(uid, 3, Some(pacing(pause(Some(10))))));
+        assert_eq!([2, 2, 2].map(|limit| mirror.take_changes(limit).len()), [2, 1, 0]);
     }
 }

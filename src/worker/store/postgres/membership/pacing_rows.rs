@@ -44,15 +44,22 @@ pub(in super::super) async fn write_changes_once(
     ownership: &Ownership,
 ) -> Result<(), DbError> {
     let own = ownership.worker();
-    let rows = ownership.pacing.take_changes();
-    for (number, batch) in rows.chunks(BATCH).enumerate() {
-        let written = async { write(&connections.session().await?, own, batch).await };
-        if let Err(error) = written.await {
-            ownership.pacing.restore_changes(rows.get(number * BATCH..).unwrap_or_default());
+    loop {
+        // Before the lock: a hand-over waits for the lock, and must not wait for the pool too.
+        let session = connections.session().await?;
+        let Some(_lock) = ownership.pacing.lock_writes(INTERVAL).await else { return Ok(()) };
+        let rows = ownership.pacing.take_changes(BATCH);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = write(&session, own, &rows).await {
+            ownership.pacing.restore_changes(&rows);
             return Err(error);
         }
+        if rows.len() < BATCH {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Writes rows, and removes those of hooks at rest. Changes nothing of shards that `own` does not own under the rows' epochs.
@@ -146,19 +153,23 @@ pub(super) async fn receive(
         let ago: Option<f64> = row.try_get(2)?;
         given.insert(row.try_get(0)?, (row.try_get(1)?, ago.map(|ago| before(now, ago))));
     }
-    let received = shards.iter().copied().map(|(shard, epoch)| {
-        let empty_since = match given.get(&shard) {
-            Some((given_epoch, empty_since)) if *given_epoch == epoch.saturating_sub(1) => *empty_since,
-            _ => Some(ended.get(&shard).copied().unwrap_or(now)),
-        };
-        ReceivedShard { shard, epoch, empty_since }
+    let received = shards.iter().copied().map(|(shard, epoch)| match given.get(&shard) {
+        Some((given_epoch, empty_since)) if *given_epoch == epoch.saturating_sub(1) => {
+            ReceivedShard { shard, epoch, empty_since: *empty_since, is_complete: true }
+        }
+        _ => {
+            let empty_since = Some(ended.get(&shard).copied().unwrap_or(now));
+            ReceivedShard { shard, epoch, empty_since, is_complete: false }
+        }
     });
     let received = received.collect();
     let found = session
         .query(
+            // Rows that still have the epoch of the last orderly hand-over: its receiver ended before it read them.
             "UPDATE hookstream.pacing p SET epoch = g.epoch
              FROM unnest($1::smallint[], $2::bigint[]) AS g (shard, epoch)
-             WHERE p.shard = g.shard AND p.epoch IN (g.epoch - 1, g.epoch)
+             JOIN hookstream.shards s ON s.shard = g.shard
+             WHERE p.shard = g.shard AND p.epoch <= g.epoch AND p.epoch IN (g.epoch - 1, g.epoch, s.given_epoch)
              RETURNING p.uid, p.state, extract(epoch FROM clock_timestamp() - p.written)::float8",
             &[(&numbers, Type::INT2_ARRAY), (&epochs, Type::INT8_ARRAY)],
         )
@@ -170,7 +181,7 @@ pub(super) async fn receive(
         let (uid, state, ago): (&str, &str, f64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         match HookPacing::decode(state, before(now, ago)) {
             Ok(pacing) => rows.push((uid.into(), pacing)),
-            // The hook goes on without it. Failing would keep its shard from every worker.
+            // The hook is sent without it. Failing would keep its shard from every worker.
             Err(error) => {
                 tracing::warn!(hook = uid, %error, "stored circuit breaker of a hook is unreadable, ignored")
             }
@@ -185,7 +196,18 @@ pub(super) fn before(now: Millis, seconds: f64) -> Millis {
     Millis(now.0.saturating_sub((seconds.max(0.0) * 1000.0) as i64))
 }
 
-/// Removes the rows of hooks that are no more, and those of epochs that no owner reads.
-pub(super) const SWEEP: &str = "
-DELETE FROM hookstream.pacing p USING hookstream.shards s WHERE s.shard = p.shard AND (p.epoch < s.epoch - 1
-    OR NOT EXISTS (SELECT 1 FROM hookstream.hooks h WHERE h.uid = p.uid))";
+/// Rows that one call of `sweep` removes.
+const SWEPT: i64 = 1000;
+
+const SWEEP: &str = "DELETE FROM hookstream.pacing WHERE uid = ANY(ARRAY(
+    SELECT p.uid FROM hookstream.pacing p JOIN hookstream.shards s ON s.shard = p.shard
+    WHERE (p.epoch < s.epoch - 1 AND p.epoch <> s.given_epoch)
+        OR NOT EXISTS (SELECT 1 FROM hookstream.hooks h WHERE h.uid = p.uid)
+    LIMIT $1 FOR UPDATE OF p SKIP LOCKED))";
+
+/// Removes rows of epochs that no owner reads, and of hooks without a row in `hooks`: they are deleted, or the store has no
+/// delivery of theirs, and then a crash finds their breakers closed. Returns true if there may be more.
+pub(in super::super) async fn sweep(tx: &Session) -> Result<bool, DbError> {
+    let removed = tx.execute(SWEEP, &[(&SWEPT, Type::INT8)]).await?;
+    Ok(i64::try_from(removed).is_ok_and(|removed| removed >= SWEPT))
+}

@@ -49,10 +49,13 @@ fn assert_open(store: &PostgresStore, before: &HookPacing) -> InheritedPacing {
     inherited
 }
 
-fn rows(url: &str) -> usize {
+fn sql(url: &str, sql: &str) -> Vec<Vec<String>> {
     let database = url.rsplit('/').next().unwrap();
-    let found = test_server::shared().sql(database, "SELECT count(*) FROM hookstream.pacing").unwrap();
-    found[0][0].parse().unwrap()
+    test_server::shared().sql(database, sql).unwrap()
+}
+
+fn rows(url: &str) -> usize {
+    sql(url, "SELECT count(*) FROM hookstream.pacing")[0][0].parse().unwrap()
 }
 
 #[tokio::test]
@@ -130,6 +133,71 @@ async fn tokens_come_back_from_the_end_of_the_former_lease_on() {
     drop(workers);
 }
 
+/// A restart under the same name, and a registration after an outage of the database.
+#[tokio::test]
+async fn the_same_name_continues_from_the_end_of_its_lease() {
+    let (url, workers) = workers(1).await;
+    sql(&url, "UPDATE hookstream.workers SET lease_until = clock_timestamp() - interval '40 min'");
+    let next = open(&url, "worker-0").await;
+    let ago = Millis::steady().since(inherited(&next).empty_since.unwrap()).as_secs();
+    assert!((2395..2460).contains(&ago), "{ago}");
+    drop(workers);
+}
+
+/// Otherwise each restart after the first crash would refill the rate limits.
+#[tokio::test]
+async fn used_tokens_stay_used_in_hand_overs_after_a_crash() {
+    let (url, workers) = workers(1).await;
+    expire(&url, &workers[0]);
+    let second = open(&url, "second").await;
+    assert!(inherited(&second).empty_since.is_some());
+    // It has used each token since.
+    let now = Millis::steady();
+    let breaker = BreakerSnapshot { failed: 0, attempts: 0, open: None };
+    let bucket = Some(TokenBucket::with_tokens(RATE, 0.0, now));
+    record(&second, Some(HookPacing { generation: Some(7), breaker, bucket }));
+    let third = open(&url, "third").await;
+    third.take_all_from(&second).await;
+    let bucket = inherited(&third).pacing.and_then(|pacing| pacing.bucket).expect("its tokens");
+    assert!(bucket.tokens(Millis::steady()) < 0.5);
+}
+
+/// The receiver of the shards ends before it has read the rows.
+#[tokio::test]
+async fn an_open_breaker_outlives_a_receiver_that_read_nothing() {
+    let (url, workers) = workers(1).await;
+    workers[0].accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let before = pacing();
+    record(&workers[0], Some(before.clone()));
+    let receiver = open(&url, "receiver").await;
+    let (own, to) = (workers[0].ownership.worker(), receiver.ownership.worker());
+    let session = workers[0].session().await.unwrap();
+    let shards: Vec<(i16, i64)> =
+        workers[0].ownership.shards().into_iter().map(|shard| (shard, to)).collect();
+    assert!(workers[0].membership.give(&session, own, &shards).await.unwrap());
+    membership::sweep_pacing(&session).await.unwrap();
+    for worker in [&workers[0], &receiver] {
+        expire(&url, worker);
+    }
+    let last = open(&url, "last").await;
+    let pacing = assert_open(&last, &before).pacing.unwrap();
+    assert_eq!(pacing.bucket, None, "the receiver may have used them");
+}
+
+/// Its rows would not be complete, and the next owner would take them for complete.
+#[tokio::test]
+async fn a_shard_of_another_epoch_is_not_given() {
+    let (url, workers) = workers(1).await;
+    let shard = super::super::shard::shard_of(UID);
+    let other = open(&url, "other").await;
+    let own = workers[0].ownership.worker();
+    sql(&url, &format!("UPDATE hookstream.shards SET epoch = epoch + 1 WHERE shard = {shard}"));
+    let session = workers[0].session().await.unwrap();
+    workers[0].membership.give(&session, own, &[(shard, other.ownership.worker())]).await.unwrap();
+    let owner = sql(&url, &format!("SELECT owner FROM hookstream.shards WHERE shard = {shard}"));
+    assert_eq!(owner[0][0], own.to_string());
+}
+
 /// A single worker stops and starts again, as in an upgrade without a second one.
 #[tokio::test]
 async fn a_worker_that_stops_alone_leaves_its_state_to_the_next_one() {
@@ -191,10 +259,10 @@ async fn rows_go_with_their_hooks() {
     record(store, Some(pacing()));
     store.write_breakers().await;
     let session = store.session().await.unwrap();
-    membership::sweep(&session).await.unwrap();
+    membership::sweep_pacing(&session).await.unwrap();
     assert_eq!(rows(&url), 1);
     session.batch("DELETE FROM hookstream.hooks").await.unwrap();
-    membership::sweep(&session).await.unwrap();
+    membership::sweep_pacing(&session).await.unwrap();
     assert_eq!(rows(&url), 0);
 }
 
