@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::deserialize_guard::DeserializeGuard;
 use super::object::{ObjectChange, ObjectKey};
+use crate::core::change_log::ChangeLog;
 
 /// Capacity of a subscriber's channel in changes. When it is full, the watch blocks.
 const CHANNEL_CAPACITY: usize = 1024;
@@ -55,6 +56,7 @@ where
     /// partial list. Boxed, because otherwise a growing table of 100,000 objects would be copied at each resize.
     initial: Option<HashMap<ObjectKey, Box<DeserializeGuard<K>>>>,
     listed: watch::Sender<bool>,
+    changes: Arc<ChangeLog<ObjectKey>>,
 }
 
 /// The reading side of a `Reflector`.
@@ -65,6 +67,8 @@ where
     pub store: Store<DeserializeGuard<K>>,
     /// True once every scope has been listed. The store's own `wait_until_ready` wakes only one waiter.
     pub listed: watch::Receiver<bool>,
+    /// The keys of objects that changed in the store. Unlike the subscribers' channels, it waits for no subscriber.
+    pub changes: Arc<ChangeLog<ObjectKey>>,
 }
 
 #[derive(Default)]
@@ -90,8 +94,15 @@ where
         let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
         let initial = Some(HashMap::new());
         let scope_of = HashMap::new();
-        let reflector = Reflector { writer, change, subscribers, scopes, scope_of, initial, listed };
-        (reflector, ReflectedStore { store: reader, listed: is_listed })
+        let changes = Arc::new(ChangeLog::default());
+        let stored = ReflectedStore { store: reader, listed: is_listed, changes: changes.clone() };
+        (Reflector { writer, change, subscribers, scopes, scope_of, initial, listed, changes }, stored)
+    }
+
+    /// Replaces the log of changes, by one with another limit.
+    #[cfg(test)]
+    pub fn set_changes(&mut self, changes: Arc<ChangeLog<ObjectKey>>) {
+        self.changes = changes;
     }
 
     /// Applies one event of a scope's watch.
@@ -144,6 +155,7 @@ where
                 self.writer.apply_watcher_event(&Event::Apply(object));
                 // A relist delivers every object again; do not report the unchanged ones.
                 if !is_unchanged {
+                    self.changes.record(&key);
                     self.notify(key).await;
                 }
             }
@@ -176,6 +188,7 @@ where
         let object = object.or_else(|| self.stored(key).map(|stored| (*stored).clone()));
         if let Some(object) = object {
             self.writer.apply_watcher_event(&Event::Delete(object));
+            self.changes.record(key);
             self.notify(key.clone()).await;
         }
     }
@@ -203,6 +216,8 @@ where
                 keys.push(key);
             }
             self.writer.apply_watcher_event(&Event::InitDone);
+            // All of them before the first notification, which waits for the subscribers.
+            keys.iter().for_each(|key| self.changes.record(key));
             self.listed.send_replace(true);
             for key in keys {
                 self.notify(key).await;

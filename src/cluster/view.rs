@@ -12,6 +12,7 @@ use super::deserialize_guard::DeserializeGuard;
 use super::object::ObjectKey;
 use super::reflector::ReflectedStore;
 use crate::api::{Connection, EventHook, EventStream, Hook};
+use crate::core::change_log::ChangeLog;
 use crate::core::references::find_references;
 
 /// The stores of all kinds. Cheap to clone.
@@ -22,6 +23,8 @@ pub struct View {
     pub streams: Store<DeserializeGuard<EventStream>>,
     /// Auth0's extensibility Hooks.
     pub auth0_hooks: Store<DeserializeGuard<Hook>>,
+    /// The hooks that changed in the view, for the API's table of hooks. It has each change when the view has it.
+    pub hook_changes: Arc<ChangeLog<ObjectKey>>,
     listed: [watch::Receiver<bool>; 4],
 }
 
@@ -37,6 +40,7 @@ impl View {
             connections: connections.store,
             streams: streams.store,
             auth0_hooks: auth0_hooks.store,
+            hook_changes: hooks.changes,
             listed: [hooks.listed, connections.listed, streams.listed, auth0_hooks.listed],
         }
     }

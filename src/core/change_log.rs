@@ -16,6 +16,7 @@ const MAX_KEYS: usize = 1 << 17;
 /// So the reader either sees a change in the data, or finds its key in the log, or both.
 #[derive(Debug)]
 pub struct ChangeLog<K> {
+    max_keys: usize,
     has_reader: AtomicBool,
     changed: Mutex<ChangedKeys<K>>,
 }
@@ -36,21 +37,33 @@ impl<K> Default for ChangedKeys<K> {
 
 impl<K> Default for ChangeLog<K> {
     fn default() -> Self {
-        ChangeLog { has_reader: AtomicBool::new(false), changed: Mutex::default() }
+        ChangeLog::with_limit(MAX_KEYS)
+    }
+}
+
+impl<K> ChangeLog<K> {
+    /// Returns a log that keeps up to `max_keys` keys between two reads.
+    pub fn with_limit(max_keys: usize) -> Self {
+        ChangeLog { max_keys, has_reader: AtomicBool::new(false), changed: Mutex::default() }
     }
 }
 
 impl<K: Eq + Hash + Clone> ChangeLog<K> {
-    /// Records a change. Blocks no longer than an insertion takes.
+    /// Records a change. All writers share one lock, for the time of an insertion, which may enlarge the set: use it for rare
+    /// changes only.
     pub fn record(&self, key: &K) {
         // Relaxed: the lock of the changed data orders this read after the reader's `start`, see above.
         if !self.has_reader.load(Ordering::Relaxed) {
             return;
         }
         let mut changed = self.changed.lock();
-        match changed.keys.len() < MAX_KEYS {
+        // A key that is there already costs no clone.
+        if changed.keys.contains(key) {
+            return;
+        }
+        match changed.keys.len() < self.max_keys {
             true => drop(changed.keys.insert(key.clone())),
-            false => changed.is_incomplete |= !changed.keys.contains(key),
+            false => changed.is_incomplete = true,
         }
     }
 
@@ -95,7 +108,8 @@ mod tests {
 
     #[test]
     fn reports_that_keys_are_missing() {
-        let log = ChangeLog::default();
+        const MAX_KEYS: usize = 100;
+        let log = ChangeLog::with_limit(MAX_KEYS);
         log.start();
         (0..MAX_KEYS).for_each(|key| log.record(&key));
         log.record(&7);

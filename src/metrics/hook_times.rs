@@ -10,7 +10,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::latency::{BUCKETS, bucket, quantile};
-use crate::core::change_log::ChangeLog;
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
@@ -22,14 +21,22 @@ const MAX_SHARD_HOOKS: usize = 2048;
 /// The times of hooks, by uid.
 #[derive(Debug)]
 pub struct HookTimes {
-    shards: [Mutex<FastMap<Arc<str>, Box<AttemptTimes>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: foldhash::fast::RandomState,
-    /// The uids with a new attempt, for the API's table of hooks.
-    pub changes: ChangeLog<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    times: FastMap<Arc<str>, Box<AttemptTimes>>,
+    /// The uids with a new attempt since the last `take_changed`, each once. In the shard, so that the attempts of different
+    /// hooks do not wait for each other here either.
+    changed: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
 struct AttemptTimes {
+    /// The uid is in `changed`.
+    is_changed: bool,
     last_success: Option<Millis>,
     /// Halved when one is full, so that new attempts count more than old ones.
     counts: [u16; BUCKETS],
@@ -45,11 +52,7 @@ pub struct HookTimeReport {
 
 impl Default for HookTimes {
     fn default() -> Self {
-        HookTimes {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: Default::default(),
-            changes: ChangeLog::default(),
-        }
+        HookTimes { shards: std::array::from_fn(|_| Mutex::default()), hasher: Default::default() }
     }
 }
 
@@ -57,38 +60,59 @@ impl HookTimes {
     /// Records an attempt. `success`: when it succeeded.
     pub fn record(&self, uid: &Arc<str>, duration: Duration, success: Option<Millis>) {
         let Some(shard) = self.shard(uid) else { return };
-        let mut shard = shard.lock();
-        if !shard.contains_key(uid) {
-            if shard.len() >= MAX_SHARD_HOOKS {
+        let Shard { times, changed } = &mut *shard.lock();
+        if !times.contains_key(uid) {
+            if times.len() >= MAX_SHARD_HOOKS {
                 return;
             }
-            shard.insert(uid.clone(), Box::new(AttemptTimes { last_success: None, counts: [0; BUCKETS] }));
+            let new = AttemptTimes { is_changed: false, last_success: None, counts: [0; BUCKETS] };
+            times.insert(uid.clone(), Box::new(new));
         }
-        let Some(times) = shard.get_mut(uid) else { return };
+        let Some(times) = times.get_mut(uid) else { return };
+        if !times.is_changed {
+            times.is_changed = true;
+            changed.push(uid.clone());
+        }
         times.last_success = times.last_success.max(success);
         let index = bucket(duration);
         if times.counts.get(index) == Some(&u16::MAX) {
             times.counts.iter_mut().for_each(|count| *count /= 2);
         }
         times.counts.get_mut(index).into_iter().for_each(|count| *count += 1);
-        drop(shard);
-        self.changes.record(uid);
+    }
+
+    /// Returns the uids with an attempt since the last call, each once, for the API's table of hooks.
+    pub fn take_changed(&self) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
+        for shard in &self.shards {
+            let Shard { times, changed: of_shard } = &mut *shard.lock();
+            for uid in of_shard.drain(..) {
+                times.get_mut(&uid).into_iter().for_each(|times| times.is_changed = false);
+                changed.push(uid);
+            }
+        }
+        changed
     }
 
     /// Returns the times of a hook. None if it had no attempt.
     pub fn get(&self, uid: &str) -> Option<HookTimeReport> {
         let shard = self.shard(uid)?.lock();
-        let times = shard.get(uid)?;
+        let times = shard.times.get(uid)?;
         let counts = times.counts.map(u64::from);
         Some(HookTimeReport { last_success: times.last_success, p95: quantile(&counts, 0.95) })
     }
 
     /// Forgets a deleted hook.
     pub fn remove(&self, uid: &str) {
-        self.shard(uid).into_iter().for_each(|shard| drop(shard.lock().remove(uid)));
+        let Some(shard) = self.shard(uid) else { return };
+        let Shard { times, changed } = &mut *shard.lock();
+        // Otherwise hooks that come and go would make the list longer than the table.
+        if times.remove(uid).is_some_and(|times| times.is_changed) {
+            changed.retain(|changed| **changed != *uid);
+        }
     }
 
-    fn shard(&self, uid: &str) -> Option<&Mutex<FastMap<Arc<str>, Box<AttemptTimes>>>> {
+    fn shard(&self, uid: &str) -> Option<&Mutex<Shard>> {
         let index = usize::try_from(self.hasher.hash_one(uid) % SHARDS as u64).unwrap_or_default();
         self.shards.get(index)
     }
@@ -119,7 +143,31 @@ mod tests {
         let times = HookTimes::default();
         (0..SHARDS * MAX_SHARD_HOOKS * 2)
             .for_each(|n| times.record(&n.to_string().into(), Duration::ZERO, None));
-        let hooks: usize = times.shards.iter().map(|shard| shard.lock().len()).sum();
+        let hooks: usize = times.shards.iter().map(|shard| shard.lock().times.len()).sum();
         assert_eq!(hooks, SHARDS * MAX_SHARD_HOOKS);
+    }
+
+    #[test]
+    fn reports_changed_hooks_once_each_and_no_deleted_ones() {
+        let times = HookTimes::default();
+        let uids: Vec<Arc<str>> = ["a", "b", "c"].map(Into::into).into();
+        let record = |uid: &Arc<str>| times.record(uid, Duration::ZERO, None);
+        let changed = || {
+            let mut changed = times.take_changed();
+            changed.sort();
+            changed
+        };
+        uids.iter().chain(&uids).for_each(record);
+        times.remove("b");
+        assert_eq!(changed(), ["a".into(), "c".into()]);
+        assert!(changed().is_empty());
+        record(&uids[2]);
+        assert_eq!(changed(), ["c".into()]);
+        // Hooks that come and go take no memory.
+        for n in 0..1000 {
+            record(&n.to_string().into());
+            times.remove(&n.to_string());
+        }
+        assert!(changed().is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::hold::HoldFinder;
 use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, UnmatchedHook};
 use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
 use super::why::UnmatchedReason;
-use super::{query, why};
+use super::{listing, query, why};
 use crate::cluster::Permission;
 use crate::core::filter::FilterInput;
 use crate::core::time::Millis;
@@ -42,27 +42,52 @@ pub async fn explain(
     let shows_values = api.is_authorized(&headers, access.with_subresource("payload")).await?;
     let found = api.store.explain(&namespace, &event).await.map_err(|error| store_problem(&error))?;
     let found = found.ok_or_else(event_not_found)?;
+    let others = match deliveries_only {
+        true => None,
+        false => Some(find_others(&api, &namespace, &found).await?),
+    };
     // On a blocking thread: each filter may take some milliseconds.
-    let options = ExplainOptions { shows_values, deliveries_only };
-    let response = move || build_response(&api, &namespace, found, options, Millis::now());
+    let response = move || build_response(&api, &namespace, found, others, shows_values, Millis::now());
     let response = tokio::task::spawn_blocking(response).await;
     response.map(Json).map_err(|_| HttpProblem::new(500, "Failed", "the event could not be explained"))
 }
 
-/// What an explanation contains.
-#[derive(Clone, Copy)]
-struct ExplainOptions {
-    /// The client may read the event's data, so that errors of filters may have values of it.
-    shows_values: bool,
-    /// Without the hooks that have no delivery.
-    deliveries_only: bool,
+/// The hooks without a delivery of the event.
+struct OtherHooks {
+    /// Those that the response lists, by name.
+    names: Vec<Arc<str>>,
+    left_out: usize,
 }
 
+/// Finds the hooks of the namespace that have no delivery of the event. Among the lists, whose threads are few and divided between
+/// tenants: the first reader of the table builds it, and the explanations of one tenant must not block a thread each meanwhile.
+async fn find_others(
+    api: &Arc<ApiState>,
+    namespace: &str,
+    found: &store::EventExplanation,
+) -> Result<OtherHooks, HttpProblem> {
+    // Compare names and not uids, because another hook of the same name may have adopted the delivery.
+    let with_delivery: HashSet<Arc<str>> =
+        found.deliveries.iter().map(|record| record.hook.name.clone()).collect();
+    let source = found.event.family().to_owned();
+    let deliveries_left_out = found.left_out;
+    // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
+    let limit = if deliveries_left_out > 0 { 0 } else { MAX_UNMATCHED };
+    let (api, listed) = (api.clone(), namespace.to_owned());
+    let read = move || api.hook_table.read(|table| table.others(&listed, &with_delivery, &source, limit));
+    let (names, total) = listing::build(namespace, read).await?;
+    let left_out = total.saturating_sub(deliveries_left_out).saturating_sub(limit);
+    Ok(OtherHooks { names, left_out })
+}
+
+/// Builds the response. `others`: None without the hooks that have no delivery. `shows_values`: the client may read the event's
+/// data, so that errors of filters may have values of it.
 fn build_response(
     api: &ApiState,
     namespace: &str,
     found: store::EventExplanation,
-    ExplainOptions { shows_values, deliveries_only }: ExplainOptions,
+    others: Option<OtherHooks>,
+    shows_values: bool,
     now: Millis,
 ) -> ExplainResponse {
     let hide_values = |decision| match decision {
@@ -72,10 +97,7 @@ fn build_response(
     let mut response = ExplainResponse::of(&found.event, found.accepted);
     let started = Instant::now();
     let mut holds = HoldFinder::new(api, now);
-    // Compare names and not uids, because another hook of the same name may have adopted the delivery.
-    let mut with_delivery: HashSet<Arc<str>> = HashSet::new();
     for record in found.deliveries {
-        with_delivery.insert(record.hook.name.clone());
         let hook = api.index.get(&record.hook.uid);
         let object = api.view.hook(namespace, &record.hook.name);
         let condition = object.as_ref().and_then(|hook| delivering_condition(hook.0.as_ref().ok()?));
@@ -97,17 +119,10 @@ fn build_response(
         response.deliveries.push(ExplainedDelivery { delivery, explanation });
     }
     response.deliveries_left_out = found.left_out;
-    if deliveries_only {
-        return response;
-    }
-    // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
-    let listed = if found.left_out > 0 { 0 } else { MAX_UNMATCHED };
-    let source = found.event.family();
-    let (names, others) =
-        api.hook_table.read(|table| table.others(namespace, &with_delivery, source, listed));
-    response.others_left_out = others.saturating_sub(found.left_out).saturating_sub(listed);
+    let Some(others) = others else { return response };
+    response.others_left_out = others.left_out;
     let input = FilterInput::new(&found.event);
-    for object in names.iter().filter_map(|name| api.view.hook(namespace, name)) {
+    for object in others.names.iter().filter_map(|name| api.view.hook(namespace, name)) {
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
             let in_time = started.elapsed() < EVALUATE_TIMEOUT;

@@ -16,7 +16,7 @@ use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreSta
 /// How long a measurement is shared.
 const MAX_AGE: Duration = Duration::from_secs(2);
 /// The age up to which lists and the console show a measurement while the next one is made.
-const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
+pub const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
 /// How long a list waits for the first measurement.
 const MAX_LIST_WAIT: Duration = Duration::from_millis(60);
 /// How long a response waits for a new measurement, if there is an older one.
@@ -44,8 +44,9 @@ pub struct StatusSources {
 pub struct AcceptsOlderCounts;
 
 /// The backlogs and dead letters of the store.
-#[derive(Default)]
 pub struct StoreMeasurement {
+    /// When it began. Measurements are made one after the other.
+    started: Instant,
     /// By the hook's uid.
     pub backlogs: HashMap<Arc<str>, (HookId, StoreStats)>,
     /// The uids of hooks with a backlog that was not measured.
@@ -54,6 +55,20 @@ pub struct StoreMeasurement {
 }
 
 impl StoreMeasurement {
+    fn new(started: Instant) -> Self {
+        StoreMeasurement {
+            started,
+            backlogs: HashMap::new(),
+            unmeasured: HashSet::new(),
+            dead: DeadLetterCounts::default(),
+        }
+    }
+
+    /// Returns when the measurement began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Returns false if more hooks have a backlog than were measured.
     pub fn is_exact(&self) -> bool {
         self.unmeasured.is_empty()
@@ -76,10 +91,11 @@ impl StoreMeasurement {
 #[cfg(test)]
 impl StoreMeasurement {
     pub fn for_test(
+        started: Instant,
         backlogs: HashMap<Arc<str>, (HookId, StoreStats)>,
         unmeasured: HashSet<Arc<str>>,
     ) -> Self {
-        StoreMeasurement { backlogs, unmeasured, ..StoreMeasurement::default() }
+        StoreMeasurement { backlogs, unmeasured, ..StoreMeasurement::new(started) }
     }
 }
 
@@ -130,7 +146,7 @@ impl StatusSources {
 
     async fn measure_now(&self) -> Result<Arc<StoreMeasurement>, StoreError> {
         let started = Instant::now();
-        let mut measured = StoreMeasurement::default();
+        let mut measured = StoreMeasurement::new(started);
         for backlog in self.store.backlog_of_all_workers().await? {
             let uid = backlog.hook.uid.clone();
             if measured.backlogs.len() >= MAX_MEASURED_HOOKS || started.elapsed() > MAX_MEASURE_TIME {
@@ -157,7 +173,7 @@ mod tests {
         let measured = StoreMeasurement {
             backlogs: [("a".into(), (id("a"), stats))].into(),
             unmeasured: ["b".into()].into(),
-            ..StoreMeasurement::default()
+            ..StoreMeasurement::new(Instant::now())
         };
         assert_eq!(measured.backlog("a").map(|stats| stats.pending), Some(3));
         assert!(measured.backlog("b").is_none() && !measured.is_exact());

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use strum::IntoEnumIterator;
 
-use super::hooks::table::{Attention, AttentionList, is_requested, not_delivering};
+use super::hooks::table::{Attention, AttentionList, is_requested, not_delivering, unready};
 use super::leader::LeaderResponse;
 use super::measure::{AcceptsOlderCounts, StoreMeasurement};
 use super::readiness::{ObjectResponse, VendorObject, readiness, ready_of};
@@ -150,7 +150,7 @@ fn build_status(
     });
     let lacks_ready = |object: &ObjectResponse| object.ready != "True";
     let mut not_ready: Vec<ObjectResponse> =
-        found(api, &unready_hooks).map(|guard| readiness("EventHook", &guard)).collect();
+        found(api, &unready_hooks).filter_map(|guard| describe_unready(&guard)).collect();
     collect(&api.view.streams, "EventStream", &is_shown, true, &mut not_ready);
     collect(&api.view.auth0_hooks, "Hook", &is_shown, true, &mut not_ready);
     let not_delivering: Vec<HookResponse> = found(api, &failing_hooks)
@@ -196,8 +196,8 @@ fn build_status(
     }
 }
 
-/// Sorts the entries, those that need attention first, and leaves out what is too much. `more`: further entries, which come after
-/// `MAX_ITEMS` of these.
+/// Sorts the entries, those that need attention first, and truncates them to `MAX_ITEMS`. `more`: the number of further entries,
+/// which come after these.
 fn bounded<T: Named>(mut items: Vec<T>, more: usize, comes_last: impl Fn(&T) -> bool) -> ItemsResponse<T> {
     items.sort_by(|a, b| (comes_last(a), a.names()).cmp(&(comes_last(b), b.names())));
     let left_out = items.len().saturating_sub(MAX_ITEMS) + more;
@@ -247,6 +247,11 @@ fn found<'a>(
     hooks: &'a AttentionList,
 ) -> impl Iterator<Item = Arc<DeserializeGuard<EventHook>>> + 'a {
     hooks.hooks.iter().filter_map(|(namespace, name)| api.view.hook(namespace, name))
+}
+
+/// Describes a hook that is not ready. None: it is by now, or is being deleted. The table may be a second old.
+fn describe_unready(guard: &DeserializeGuard<EventHook>) -> Option<ObjectResponse> {
+    unready(guard).map(|_| readiness("EventHook", guard))
 }
 
 /// Describes a hook that does not deliver. None: it does by now.

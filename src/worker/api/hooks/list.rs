@@ -26,6 +26,8 @@ use crate::worker::problem::HttpProblem;
 /// A page of hooks.
 #[derive(Serialize, JsonSchema)]
 pub struct HookListResponse {
+    /// The hooks of the page. It may have fewer than `limit`, or none, although there is a next page: hooks that stopped
+    /// matching the query within the last second are left out.
     items: Vec<HookSummaryResponse>,
     /// The token of the next page; null on the last page.
     #[serde(rename = "continue")]
@@ -83,16 +85,25 @@ fn build_list(
     scope: &str,
     query: &HookQuery,
 ) -> HookListResponse {
-    let page = api.hook_table.read_with_backlogs(measured, |table| table.page(scope, query));
+    // The backlogs of the items are those by which the table sorted them.
+    let (page, measured) = api
+        .hook_table
+        .read_with_backlogs(measured, |table| (table.page(scope, query), table.measurement().cloned()));
     let facts = HookFacts::new(api);
-    // Those that were deleted, or have another state now, are left out: the table may be a second old.
+    // Leaves out hooks that were deleted or do not match the query any more, because the table may be a second old.
     let guards = page.hooks.iter().filter_map(|(namespace, name)| api.view.hook(namespace, name));
-    let items = guards.map(|guard| facts.summary(&guard, measured.map(|measured| &**measured)));
-    let is_selected =
-        |hook: &HookSummaryResponse| query.states.is_empty() || query.states.contains(&hook.state);
+    let items = guards.map(|guard| facts.summary(&guard, measured.as_deref()));
     HookListResponse {
-        items: items.filter(is_selected).collect(),
+        items: items.filter(|hook| is_selected(hook, query)).collect(),
         next: page.next.map(|next| next.token(query.order.into())),
         counts: ShownState::iter().map(|state| (state.into(), page.counts.in_state(state))).collect(),
     }
+}
+
+/// Returns whether a query selects the hook. Its name cannot have changed.
+fn is_selected(hook: &HookSummaryResponse, query: &HookQuery) -> bool {
+    let selects = |wanted: &Option<String>, own: &Option<String>| wanted.is_none() || wanted == own;
+    (query.states.is_empty() || query.states.contains(&hook.state))
+        && selects(&query.source, &hook.source)
+        && selects(&query.event, &hook.event)
 }

@@ -7,6 +7,7 @@ use kube::Resource;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::table::{is_requested, not_delivering};
 use crate::api::{DeliverBy, EventHook};
 use crate::cluster::DeserializeGuard;
 use crate::core::conditions::SUSPENDED;
@@ -95,7 +96,7 @@ pub fn derive_state<'a>(
         let since = delivering_since("Paused");
         return of(ShownState::Paused, "Paused", "delivery.paused is true: deliveries are held", since);
     }
-    if let Some(failing) = delivering.filter(|c| c.status == "False" && c.reason != "Paused") {
+    if let Some(failing) = not_delivering(guard).filter(|condition| !is_requested(condition)) {
         let is_fault = failing.reason.parse::<DeliveringFault>().is_ok();
         let state = if is_fault { ShownState::Failing } else { ShownState::Held };
         return of(state, &failing.reason, &failing.message, Some(changed_at(failing)));

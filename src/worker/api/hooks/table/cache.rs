@@ -1,8 +1,8 @@
 //! Keeps the table of hooks while requests read it, and updates it before they do.
 //!
-//! Nothing is kept without readers: the first request builds the table, which takes a fraction of a second for a hundred
-//! thousand hooks, and a minute after the last one it is dropped. Requests that come meanwhile share the work of one, in their
-//! own threads (`listing`): the dispatcher never waits for it.
+//! Nothing is kept without readers: the first request builds the table, and a minute after the last one it is dropped. Requests
+//! that come meanwhile share one build. They read on the threads of lists (`listing`), which are few and divided between tenants,
+//! so the dispatcher never waits for the table.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::worker::api::measure::StoreMeasurement;
 use crate::worker::index::HookIndex;
 use crate::worker::report::ReportQueues;
 
-/// The age at which a table takes over all changes, and new attempts. Younger ones take over few changes only.
+/// The age at which a read applies all changes, and new attempts. Younger tables get few changes only.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// Changed hooks that every read takes over, in about a millisecond.
-const FEW: usize = 1000;
+/// The most changes that a read applies to a younger table. A changed object counts twice: in the view and in the index.
+const MAX_CHANGES_PER_READ: usize = 1000;
 /// The time after the last read at which the table is dropped.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
@@ -30,21 +30,31 @@ pub struct HookTableCache {
     index: Arc<HookIndex>,
     reports: Arc<ReportQueues>,
     metrics: Arc<Metrics>,
-    table: RwLock<Option<KeptTable>>,
+    max_changes_per_read: usize,
+    kept: RwLock<KeptTable>,
     last_read: Mutex<Instant>,
 }
 
+/// The table, empty until it is built.
+#[derive(Default)]
 struct KeptTable {
     table: HookTable,
-    /// When it last took over everything.
-    updated: Instant,
+    /// When all changes were last applied. None: the table is not built.
+    updated: Option<Instant>,
+}
+
+impl KeptTable {
+    /// Returns whether all changes must be applied.
+    fn is_old(&self) -> bool {
+        self.updated.is_none_or(|updated| updated.elapsed() >= MAX_AGE)
+    }
 }
 
 /// The backlogs that a reader needs.
 #[derive(Clone, Copy)]
 enum Backlogs<'a> {
     Any,
-    /// Those of this measurement. None: they are unknown.
+    /// Those of this measurement, or of a newer one. None: they are unknown.
     Of(Option<&'a Arc<StoreMeasurement>>),
 }
 
@@ -55,19 +65,29 @@ impl HookTableCache {
         reports: Arc<ReportQueues>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (table, last_read) = (RwLock::default(), Mutex::new(Instant::now()));
-        Arc::new(HookTableCache { view, index, reports, metrics, table, last_read })
+        Arc::new(Self::with_limit(view, index, reports, metrics, MAX_CHANGES_PER_READ))
+    }
+
+    fn with_limit(
+        view: View,
+        index: Arc<HookIndex>,
+        reports: Arc<ReportQueues>,
+        metrics: Arc<Metrics>,
+        max_changes_per_read: usize,
+    ) -> Self {
+        let (kept, last_read) = (RwLock::default(), Mutex::new(Instant::now()));
+        HookTableCache { view, index, reports, metrics, max_changes_per_read, kept, last_read }
     }
 
     /// Reads the table. Call it on a thread that may block: it may build the table first.
     ///
-    /// Rows have every change of objects and circuit breakers that the worker has taken over, or are up to `MAX_AGE` old if more
-    /// than `FEW` hooks changed. Times of attempts are up to `MAX_AGE` old.
+    /// Rows have every change of objects in the view, of registered hooks and of circuit breakers, or are up to `MAX_AGE` old if
+    /// there were more than `MAX_CHANGES_PER_READ`. Times of attempts are up to `MAX_AGE` old.
     pub fn read<R>(self: &Arc<Self>, read: impl FnOnce(&HookTable) -> R) -> R {
         self.read_with(Backlogs::Any, read)
     }
 
-    /// Reads the table with the backlogs of a measurement. None: they are unknown.
+    /// Reads the table with the backlogs of a measurement, or of a newer one that the table has. None: they are unknown.
     pub fn read_with_backlogs<R>(
         self: &Arc<Self>,
         measured: Option<&Arc<StoreMeasurement>>,
@@ -79,24 +99,18 @@ impl HookTableCache {
     fn read_with<R>(self: &Arc<Self>, backlogs: Backlogs<'_>, read: impl FnOnce(&HookTable) -> R) -> R {
         *self.last_read.lock() = Instant::now();
         {
-            let kept = self.table.read();
-            if let Some(kept) = kept.as_ref().filter(|kept| self.is_current(kept, backlogs)) {
+            let kept = self.kept.read();
+            if self.is_current(&kept, backlogs) {
                 return read(&kept.table);
             }
         }
-        let mut kept = self.table.write();
-        let is_new = kept.is_none();
-        let current = kept.get_or_insert_with(|| self.build());
-        self.update(current, backlogs);
-        if is_new {
+        let mut kept = self.kept.write();
+        if kept.updated.is_none() {
+            *kept = self.build();
             self.drop_when_idle();
         }
-        let kept = RwLockWriteGuard::downgrade(kept);
-        match kept.as_ref() {
-            Some(kept) => read(&kept.table),
-            // Not reached: the table was set above.
-            None => read(&HookTable::default()),
-        }
+        self.update(&mut kept, backlogs);
+        read(&RwLockWriteGuard::downgrade(kept).table)
     }
 
     fn facts(&self) -> HookFacts<'_> {
@@ -105,56 +119,56 @@ impl HookTableCache {
 
     fn build(&self) -> KeptTable {
         // Before the sources are read: what changes meanwhile is then in the logs.
+        self.view.hook_changes.start();
         self.index.changes.start();
         self.reports.breakers.changes.start();
-        self.metrics.hook_times.changes.start();
-        let updated = Instant::now();
+        // Applied by the build.
+        drop(self.metrics.hook_times.take_changed());
+        let updated = Some(Instant::now());
         KeptTable { table: HookTable::build(&self.facts(), &self.view.hooks.state()), updated }
     }
 
     fn is_current(&self, kept: &KeptTable, backlogs: Backlogs<'_>) -> bool {
         let has_backlogs = match backlogs {
             Backlogs::Any => true,
-            Backlogs::Of(measured) => kept.table.has_backlogs_of(measured),
+            Backlogs::Of(measured) => kept.table.has_backlogs_as_new_as(measured),
         };
-        let changed = self.changed_hooks();
-        has_backlogs && kept.updated.elapsed() < MAX_AGE && (changed == 0 || changed > FEW)
+        let changes = self.count_changes();
+        has_backlogs && !kept.is_old() && (changes == 0 || changes > self.max_changes_per_read)
     }
 
-    fn changed_hooks(&self) -> usize {
-        self.index.changes.count() + self.reports.breakers.changes.count()
+    fn count_changes(&self) -> usize {
+        self.view.hook_changes.count() + self.index.changes.count() + self.reports.breakers.changes.count()
     }
 
     fn update(&self, kept: &mut KeptTable, backlogs: Backlogs<'_>) {
-        let is_due = kept.updated.elapsed() >= MAX_AGE;
-        if is_due || self.changed_hooks() <= FEW {
-            self.take_changes(kept);
+        let is_old = kept.is_old();
+        if is_old || self.count_changes() <= self.max_changes_per_read {
+            self.apply_changes(kept);
         }
-        if is_due {
-            let attempts = self.metrics.hook_times.changes.take();
-            match attempts.is_incomplete {
-                true => *kept = self.build(),
-                false => {
-                    let facts = self.facts();
-                    attempts.keys.iter().for_each(|uid| kept.table.update_times(&facts, uid));
-                    kept.updated = Instant::now();
-                }
+        if is_old {
+            let facts = self.facts();
+            for uid in self.metrics.hook_times.take_changed() {
+                kept.table.update_times(&facts, &uid);
             }
+            kept.updated = Some(Instant::now());
         }
         if let Backlogs::Of(measured) = backlogs
-            && !kept.table.has_backlogs_of(measured)
+            && !kept.table.has_backlogs_as_new_as(measured)
         {
             kept.table.set_backlogs(&self.index, measured);
         }
     }
 
-    fn take_changes(&self, kept: &mut KeptTable) {
-        let (hooks, breakers) = (self.index.changes.take(), self.reports.breakers.changes.take());
-        if hooks.is_incomplete || breakers.is_incomplete {
+    fn apply_changes(&self, kept: &mut KeptTable) {
+        let (objects, hooks) = (self.view.hook_changes.take(), self.index.changes.take());
+        let breakers = self.reports.breakers.changes.take();
+        if objects.is_incomplete || hooks.is_incomplete || breakers.is_incomplete {
             *kept = self.build();
             return;
         }
         let mut names = hooks.keys;
+        names.extend(objects.keys.into_iter().map(|key| (key.namespace.into(), key.name.into())));
         let of_breakers = breakers.keys.iter().filter_map(|uid| self.index.get(uid));
         names.extend(of_breakers.map(|hook| (hook.id.namespace.clone(), hook.id.name.clone())));
         for (namespace, name) in names {
@@ -168,29 +182,37 @@ impl HookTableCache {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let cache = Arc::downgrade(self);
         runtime.spawn(async move {
-            while let Some(wait) = Self::drop_or_wait(&cache) {
-                tokio::time::sleep(wait).await;
+            loop {
+                match Self::take_idle_table(&cache) {
+                    Ok(table) => {
+                        // On a thread that may block: it has up to a hundred thousand rows to free.
+                        tokio::task::spawn_blocking(move || drop(table));
+                        return;
+                    }
+                    Err(wait) => tokio::time::sleep(wait).await,
+                }
             }
         });
     }
 
-    /// Drops the table if it is idle. Returns how long it may be kept otherwise.
-    fn drop_or_wait(cache: &Weak<Self>) -> Option<Duration> {
-        let cache = cache.upgrade()?;
-        let left = || MAX_IDLE.checked_sub(cache.last_read.lock().elapsed()).filter(|left| !left.is_zero());
-        if let Some(left) = left() {
-            return Some(left);
-        }
-        let mut table = cache.table.write();
-        // A request may have come while this waited for the others.
-        if let Some(left) = left() {
-            return Some(left);
-        }
-        *table = None;
+    /// Takes the table if it is idle, or if the cache is gone. Otherwise returns the time after which to try again.
+    fn take_idle_table(cache: &Weak<Self>) -> Result<HookTable, Duration> {
+        let Some(cache) = cache.upgrade() else { return Ok(HookTable::default()) };
+        cache.check_idle()?;
+        // A waiting write lock would block a thread of the runtime, and every later reader.
+        let Some(mut kept) = cache.kept.try_write() else { return Err(MAX_IDLE) };
+        // A request may have come since the first check.
+        cache.check_idle()?;
+        cache.view.hook_changes.stop();
         cache.index.changes.stop();
         cache.reports.breakers.changes.stop();
-        cache.metrics.hook_times.changes.stop();
-        None
+        Ok(std::mem::take(&mut *kept).table)
+    }
+
+    /// Fails with the remaining time if a request has read the table within `MAX_IDLE`.
+    fn check_idle(&self) -> Result<(), Duration> {
+        let remaining = MAX_IDLE.saturating_sub(self.last_read.lock().elapsed());
+        if remaining.is_zero() { Ok(()) } else { Err(remaining) }
     }
 }
 
@@ -206,6 +228,7 @@ mod tests {
     use super::*;
     use crate::api::EventHook;
     use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector};
+    use crate::core::change_log::ChangeLog;
     use crate::core::receiver_breaker::{BreakerReport, BreakerState};
     use crate::core::time::Millis;
     use crate::worker::api::hooks::list::HookSummaryResponse;
@@ -213,6 +236,7 @@ mod tests {
     use crate::worker::api::hooks::shown_state::ShownState;
     use crate::worker::api::hooks::table::Attention;
     use crate::worker::api::keyset::{Positioned, page};
+    use crate::worker::api::measure::MAX_LISTED_AGE;
     use crate::worker::index::testing::hook;
     use crate::worker::store::{ALL_NAMESPACES, HookId, StoreStats};
 
@@ -256,6 +280,8 @@ mod tests {
         Read,
         /// A second passes.
         Second,
+        /// A second passes, and the table is compared with one that is computed.
+        Check,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -275,8 +301,9 @@ mod tests {
             1 => (prop::collection::vec((number.clone(), 1_u8..9), 0..6), prop::collection::vec(number, 0..3))
                 .prop_map(|(backlogs, unmeasured)| Step::Measure { backlogs, unmeasured }),
             1 => Just(Step::Unknown),
-            2 => Just(Step::Read),
+            3 => Just(Step::Read),
             1 => Just(Step::Second),
+            1 => Just(Step::Check),
         ]
     }
 
@@ -293,7 +320,7 @@ mod tests {
             "lastTransitionTime": "2023-11-14T22:13:20Z"})
     }
 
-    /// An entry of the list that is computed from nothing.
+    /// An entry of the list that is computed.
     struct Expected(i64, HookSummaryResponse);
 
     impl Positioned for Expected {
@@ -304,7 +331,14 @@ mod tests {
 
     impl World {
         async fn new() -> World {
-            let (mut reflector, hooks) = Reflector::new(1, Arc::default(), ObjectChange::EventHook);
+            World::with_limits(MAX_CHANGES_PER_READ, 1000).await
+        }
+
+        /// Returns a world with these limits of changes per read and of keys in a log.
+        async fn with_limits(max_changes_per_read: usize, max_keys: usize) -> World {
+            let (mut reflector, mut hooks) = Reflector::new(1, Arc::default(), ObjectChange::EventHook);
+            hooks.changes = Arc::new(ChangeLog::with_limit(max_keys));
+            reflector.set_changes(hooks.changes.clone());
             let view = View::new(
                 hooks,
                 Reflector::new(1, Arc::default(), ObjectChange::Connection).1,
@@ -314,8 +348,11 @@ mod tests {
             reflector.apply(0, Event::Init).await;
             reflector.apply(0, Event::InitDone).await;
             let metrics = Arc::new(Metrics::default());
-            let index = Arc::new(HookIndex::new(metrics.clone()));
-            let cache = HookTableCache::new(view, index, Arc::default(), metrics);
+            let mut index = HookIndex::new(metrics.clone());
+            index.changes = ChangeLog::with_limit(max_keys);
+            let cache =
+                HookTableCache::with_limit(view, index.into(), Arc::default(), metrics, max_changes_per_read);
+            let cache = Arc::new(cache);
             World { reflector, cache, measured: None }
         }
 
@@ -375,20 +412,30 @@ mod tests {
                         (uid, (id, stats))
                     });
                     let unmeasured = unmeasured.into_iter().map(|number| uid(number, 1));
-                    self.measured =
-                        Some(Arc::new(StoreMeasurement::for_test(backlogs.collect(), unmeasured.collect())));
+                    // Old enough that unknown backlogs replace it.
+                    let started = Instant::now().checked_sub(MAX_LISTED_AGE).unwrap();
+                    let measured =
+                        StoreMeasurement::for_test(started, backlogs.collect(), unmeasured.collect());
+                    self.measured = Some(Arc::new(measured));
                 }
                 Step::Unknown => self.measured = None,
                 Step::Read => self.cache.read_with_backlogs(self.measured.as_ref(), |_| ()),
-                Step::Second => self.second(),
+                Step::Second => self.set_age(MAX_AGE),
+                Step::Check => {
+                    self.set_age(MAX_AGE);
+                    self.check();
+                }
             }
         }
 
-        /// Lets the table be a second old.
-        fn second(&self) {
-            if let Some(kept) = &mut *self.cache.table.write() {
-                kept.updated = Instant::now().checked_sub(MAX_AGE).unwrap();
-            }
+        /// Sets the age of the table, if it is built.
+        fn set_age(&self, age: Duration) {
+            let mut kept = self.cache.kept.write();
+            kept.updated = kept.updated.map(|_| Instant::now().checked_sub(age).unwrap());
+        }
+
+        fn count_not_ready(&self) -> usize {
+            self.cache.read(|table| table.counts("n").in_state(ShownState::NotReady))
         }
 
         /// Returns all hooks, and describes them.
@@ -444,7 +491,7 @@ mod tests {
             });
         }
 
-        /// Compares the pages of a list with those of one that is computed and sorted from nothing.
+        /// Compares the pages of a list with those of one that is computed and sorted.
         fn check_pages(&self, scope: &str, order: &str, more: &str) {
             let mut query = parse_hooks(Some(&format!("sort={order}&limit=4{more}"))).unwrap();
             let is_found = |hook: &HookSummaryResponse| {
@@ -497,16 +544,17 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
         #[test]
-        fn updated_table_equals_one_that_is_computed_from_nothing(
+        fn updated_table_equals_one_that_is_computed(
             steps in prop::collection::vec(step(), 0..40),
+            max_changes_per_read in prop_oneof![Just(2_usize), Just(1000)],
+            max_keys in prop_oneof![Just(4_usize), Just(1000)],
         ) {
             runtime().block_on(async {
-                let mut world = World::new().await;
+                let mut world = World::with_limits(max_changes_per_read, max_keys).await;
                 for step in steps {
                     world.step(step).await;
                 }
-                world.second();
-                world.check();
+                world.step(Step::Check).await;
             });
         }
     }
@@ -514,18 +562,62 @@ mod tests {
     #[test]
     fn next_read_has_few_changes_at_once_and_many_after_a_second() {
         runtime().block_on(async {
-            let mut world = World::new().await;
-            let count =
-                |world: &World| world.cache.read(|table| table.counts("n").in_state(ShownState::NotReady));
-            assert_eq!(count(&world), 0);
+            let mut world = World::with_limits(4, 100).await;
+            assert_eq!(world.count_not_ready(), 0);
             world.apply(hook("a", "a", json!({}))).await;
-            assert_eq!(count(&world), 1);
-            for n in 0..=FEW {
+            assert_eq!(world.count_not_ready(), 1);
+            for n in 0..3 {
                 world.apply(hook(&format!("h-{n}"), &n.to_string(), json!({}))).await;
             }
-            assert_eq!(count(&world), 1, "a storm of changes does not delay readers");
-            world.second();
-            assert_eq!(count(&world), FEW + 2);
+            // However long the changes took.
+            world.set_age(Duration::ZERO);
+            assert_eq!(world.count_not_ready(), 1, "a storm of changes does not delay readers");
+            world.set_age(MAX_AGE);
+            assert_eq!(world.count_not_ready(), 4);
+        });
+    }
+
+    #[test]
+    fn next_read_has_changes_of_objects_that_the_worker_has_not_registered_yet() {
+        runtime().block_on(async {
+            let mut world = World::new().await;
+            assert_eq!(world.count_not_ready(), 0);
+            let guard = hook("a", "a", json!({}));
+            world.reflector.apply(0, Event::Apply(guard.clone())).await;
+            assert_eq!(world.count_not_ready(), 1);
+            world.cache.index.upsert(&guard);
+            let shared = world.cache.index.get("a").unwrap();
+            world.cache.read(|table| {
+                let (name, _) = table.namespaces["n"].rows.first_key_value().unwrap();
+                assert!(Arc::ptr_eq(name, &shared.id.name), "the name takes no memory of its own");
+            });
+            world.reflector.delete(&ObjectKey::new("n", "a")).await;
+            assert_eq!(world.count_not_ready(), 0);
+        });
+    }
+
+    #[test]
+    fn older_measurement_does_not_replace_a_newer_one() {
+        runtime().block_on(async {
+            let mut world = World::new().await;
+            world.apply(hook("a", "a", json!({}))).await;
+            let measured = |age: Duration, pending: u64| {
+                let id = HookId { uid: "a".into(), namespace: "n".into(), name: "a".into() };
+                let stats = StoreStats { pending, ..StoreStats::default() };
+                let started = Instant::now().checked_sub(age).unwrap();
+                Arc::new(StoreMeasurement::for_test(started, [("a".into(), (id, stats))].into(), [].into()))
+            };
+            let pending = |measured: Option<&Arc<StoreMeasurement>>| {
+                world.cache.read_with_backlogs(measured, |table| {
+                    table.measurement().and_then(|measured| measured.backlog("a")).map(|stats| stats.pending)
+                })
+            };
+            let (old, new) = (measured(Duration::from_secs(2), 1), measured(Duration::from_secs(1), 2));
+            assert_eq!(pending(None), None);
+            assert_eq!(pending(Some(&old)), Some(1));
+            assert_eq!(pending(Some(&new)), Some(2));
+            assert_eq!(pending(Some(&old)), Some(2));
+            assert_eq!(pending(None), Some(2));
         });
     }
 
@@ -536,14 +628,17 @@ mod tests {
             world.apply(hook("a", "a", json!({}))).await;
             world.cache.read(|_| ());
             let weak = Arc::downgrade(&world.cache);
-            assert!(HookTableCache::drop_or_wait(&weak).is_some());
-            assert!(world.cache.table.read().is_some());
+            assert!(HookTableCache::take_idle_table(&weak).is_err());
             *world.cache.last_read.lock() = Instant::now().checked_sub(MAX_IDLE).unwrap();
-            assert_eq!(HookTableCache::drop_or_wait(&weak), None);
-            assert!(world.cache.table.read().is_none());
+            let reader = world.cache.kept.read();
+            assert!(HookTableCache::take_idle_table(&weak).is_err(), "it does not wait for a reader");
+            drop(reader);
+            assert!(world.cache.kept.read().updated.is_some());
+            assert!(HookTableCache::take_idle_table(&weak).is_ok());
+            assert!(world.cache.kept.read().updated.is_none());
             world.apply(hook("b", "b", json!({}))).await;
-            assert_eq!(world.cache.changed_hooks(), 0, "nothing is collected without a table");
-            assert_eq!(world.cache.read(|table| table.counts("n").in_state(ShownState::NotReady)), 2);
+            assert_eq!(world.cache.count_changes(), 0, "nothing is collected without a table");
+            assert_eq!(world.count_not_ready(), 2);
         });
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariants: a row is a function of the hook's object, its compiled state, its circuit breaker, its attempts and its backlog
 //! (`HookRow::derive`), and is derived again when one of them is reported as changed (`ChangeLog`), so a table that was updated
-//! equals one that is built from nothing. The counters of a namespace are those of its rows. Rows have no texts besides the
+//! equals a new one. The counters of a namespace are those of its rows. Rows have no texts besides the
 //! names, which they share with the index: 100,000 hooks take about 10 MB.
 //!
 //! Out of scope: when the table is built, updated and dropped (`cache`); permissions, which each request checks before.
@@ -26,12 +26,12 @@ use super::source_of;
 use crate::api::EventHook;
 use crate::cluster::DeserializeGuard;
 use crate::core::fast_map::FastMap;
-use crate::worker::api::measure::StoreMeasurement;
+use crate::worker::api::measure::{MAX_LISTED_AGE, StoreMeasurement};
 use crate::worker::api::scope::covers;
 use crate::worker::index::HookIndex;
 use crate::worker::store::ALL_NAMESPACES;
 pub use cache::HookTableCache;
-pub use row::{HookRow, is_requested, not_delivering};
+pub use row::{HookRow, is_requested, not_delivering, unready};
 pub use selectors::Selector;
 use selectors::Selectors;
 
@@ -140,15 +140,14 @@ impl HookTable {
         (namespace, name): HookNames,
         guard: Option<&DeserializeGuard<EventHook>>,
     ) {
-        let new = guard.map(|guard| self.derive(facts, guard));
+        let new = guard.map(|guard| (names_of(facts.index, guard), self.derive(facts, guard)));
         let of_namespace = self.namespaces.entry(namespace.clone()).or_default();
-        let old = match new {
-            Some(row) => {
-                of_namespace.counts.add(&row);
-                of_namespace.rows.insert(name, row)
-            }
-            None => of_namespace.rows.remove(&name),
-        };
+        // An insertion alone would keep the former name, which may be a copy from the time before the index had the hook.
+        let old = of_namespace.rows.remove(&name);
+        if let Some(((_, name), row)) = new {
+            of_namespace.counts.add(&row);
+            of_namespace.rows.insert(name, row);
+        }
         if let Some(old) = old {
             of_namespace.counts.remove(&old);
             old.selector.into_iter().for_each(|selector| self.selectors.remove(selector));
@@ -178,13 +177,20 @@ impl HookTable {
         }
     }
 
-    /// Returns whether the rows have the backlogs of this measurement.
-    pub fn has_backlogs_of(&self, measured: Option<&Arc<StoreMeasurement>>) -> bool {
+    /// Returns whether the rows have the backlogs of this measurement, or of a newer one. Otherwise two requests with different
+    /// measurements would let all rows be changed back and forth. None: the backlogs are unknown, unless the table's are young.
+    pub fn has_backlogs_as_new_as(&self, measured: Option<&Arc<StoreMeasurement>>) -> bool {
         match (&self.measured, measured) {
             (None, None) => true,
-            (Some(own), Some(measured)) => Arc::ptr_eq(own, measured),
-            _ => false,
+            (Some(own), Some(measured)) => own.started() >= measured.started(),
+            (Some(own), None) => own.started().elapsed() < MAX_LISTED_AGE,
+            (None, Some(_)) => false,
         }
+    }
+
+    /// Returns the measurement whose backlogs the rows have. None: they are unknown.
+    pub fn measurement(&self) -> Option<&Arc<StoreMeasurement>> {
+        self.measured.as_ref()
     }
 
     /// Returns the number of hooks of a namespace, or of all, in each state.
@@ -198,11 +204,11 @@ impl HookTable {
     pub fn attention(&self, scope: &str, attention: Attention, limit: usize) -> AttentionList {
         let (mut unexpected, mut requested, mut total) = (Vec::new(), Vec::new(), 0);
         for (namespace, of_namespace) in self.covered(scope) {
-            let mut left = of_namespace.counts.of(attention);
-            total += left;
+            let mut remaining = of_namespace.counts.of(attention);
+            total += remaining;
             for (name, row) in &of_namespace.rows {
                 // Most namespaces have none.
-                if left == 0 {
+                if remaining == 0 {
                     break;
                 }
                 let found = match attention {
@@ -210,7 +216,7 @@ impl HookTable {
                     Attention::NotDelivering => row.not_delivering,
                 };
                 let Some(is_requested) = found else { continue };
-                left -= 1;
+                remaining -= 1;
                 let hooks = if is_requested { &mut requested } else { &mut unexpected };
                 if hooks.len() < limit {
                     hooks.push((namespace.clone(), name.clone()));
@@ -234,32 +240,35 @@ impl HookTable {
     ) -> (Vec<Arc<str>>, usize) {
         let Some(of_namespace) = self.namespaces.get(namespace) else { return (Vec::new(), 0) };
         let of_source = self.selectors.select(|selector| selector.source() == source);
-        let (mut near, mut far) = (Vec::new(), Vec::new());
+        let (mut same_source, mut other_source) = (Vec::new(), Vec::new());
         for (name, row) in &of_namespace.rows {
             // One that cannot be read may be of the source.
-            let is_near = row.selector.is_none() || of_source.contains(row.selector);
-            let names = if is_near { &mut near } else { &mut far };
-            // The test is for the first ones alone: a hook that is left out needs none.
+            let may_be_same = row.selector.is_none() || of_source.contains(row.selector);
+            let names = if may_be_same { &mut same_source } else { &mut other_source };
+            // Compare the length first: a hook beyond the limit needs no lookup.
             if names.len() < limit && !besides.contains(name) {
                 names.push(name.clone());
             }
         }
-        let left = besides.iter().filter(|name| of_namespace.rows.contains_key(*name)).count();
-        let total = of_namespace.rows.len() - left;
-        far.truncate(limit - near.len());
-        near.extend(far);
-        near.sort_unstable();
-        (near, total)
+        let excluded = besides.iter().filter(|name| of_namespace.rows.contains_key(*name)).count();
+        let total = of_namespace.rows.len() - excluded;
+        let mut names = same_source;
+        other_source.truncate(limit - names.len());
+        names.extend(other_source);
+        names.sort_unstable();
+        (names, total)
     }
 
-    /// Calls `visit` with each source and event that hooks of a namespace name, and the number of those hooks.
+    /// Calls `visit` with each source and event that hooks of a namespace name, and the number of those hooks. Sorted by source
+    /// and event, so that a caller with a limit gets the same ones each time.
     pub fn visit_selectors(&self, namespace: &str, mut visit: impl FnMut(&Selector, usize)) {
         let mut hooks: FastMap<u32, usize> = FastMap::default();
         let rows = self.namespaces.get(namespace).into_iter().flat_map(|found| found.rows.values());
         rows.filter_map(|row| row.selector).for_each(|id| *hooks.entry(id).or_default() += 1);
-        for (id, count) in hooks {
-            self.selectors.get(id).into_iter().for_each(|selector| visit(selector, count));
-        }
+        let found = hooks.into_iter().filter_map(|(id, count)| Some((self.selectors.get(id)?, count)));
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable_by_key(|(selector, _)| (selector.source(), selector.event()));
+        found.into_iter().for_each(|(selector, count)| visit(selector, count));
     }
 
     fn derive(&mut self, facts: &HookFacts<'_>, guard: &DeserializeGuard<EventHook>) -> HookRow {

@@ -99,7 +99,7 @@ impl HookTable {
     fn scan(&self, scope: &str, filter: &RowFilter<'_>) -> (Vec<Candidate<'_>>, HookCounts) {
         let (query, after) = (filter.query, filter.query.after.as_ref());
         let (mut counts, mut place) = (HookCounts::default(), 0);
-        // The last of the page is on top, and makes way for a better one.
+        // The last hook of the page is on top: a hook that sorts before it replaces it.
         let mut first: BinaryHeap<Candidate<'_>> = BinaryHeap::with_capacity(query.limit + 2);
         for (namespace, of_namespace) in self.covered(scope) {
             for (name, row) in &of_namespace.rows {
@@ -112,8 +112,8 @@ impl HookTable {
                 }
                 let rank = row.rank(query.order);
                 let is_full = first.len() > query.limit;
-                let comes_too_late = is_full && first.peek().is_some_and(|(last, ..)| rank >= *last);
-                if comes_too_late || !filter.has_state_of(row) || !is_after(after, rank, namespace, name) {
+                let sorts_after_page = is_full && first.peek().is_some_and(|(last, ..)| rank >= *last);
+                if sorts_after_page || !filter.has_state_of(row) || !is_after(after, rank, namespace, name) {
                     continue;
                 }
                 if is_full {
@@ -142,8 +142,8 @@ fn is_after(after: Option<&Position>, rank: i64, namespace: &str, name: &str) ->
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-    use std::time::Duration;
+    use std::collections::{HashMap, HashSet};
+    use std::time::{Duration, Instant};
 
     use serde_json::json;
 
@@ -251,7 +251,10 @@ mod tests {
         let mut table = many.table();
         println!("build: {:?}", started.elapsed());
         let started = std::time::Instant::now();
-        table.set_backlogs(&many.index, Some(&Arc::new(StoreMeasurement::default())));
+        table.set_backlogs(
+            &many.index,
+            Some(&Arc::new(StoreMeasurement::for_test(Instant::now(), HashMap::new(), HashSet::new()))),
+        );
         println!("backlogs: {:?}", started.elapsed());
         // Without optimisation, it takes about ten times as long.
         let limit = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 20 });

@@ -97,7 +97,7 @@ impl HookRow {
 
 /// Returns Some if a list of objects that are not Ready shows the hook, and true if a user requested that. One that is being
 /// deleted is not synced any more.
-fn unready(guard: &DeserializeGuard<EventHook>) -> Option<bool> {
+pub fn unready(guard: &DeserializeGuard<EventHook>) -> Option<bool> {
     if guard.meta().deletion_timestamp.is_some() {
         return None;
     }
