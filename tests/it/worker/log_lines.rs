@@ -44,7 +44,7 @@ async fn reconciles_attempts_and_events_are_named() {
     let writes: Vec<&Value> = calls.iter().filter(|line| line["method"] == "PUT").collect();
     assert!(!writes.is_empty(), "{calls:?}");
     for line in writes {
-        let object = (&line["kind"], &line["namespace"], &line["name"]);
+        let object = (&line["object_kind"], &line["object_namespace"], &line["object_name"]);
         assert_eq!(object, (&json!("EventHook"), &namespace, &json!("relayed")), "{line}");
     }
 }
