@@ -62,10 +62,15 @@ impl Size {
         Size { keys: number("BENCH_KEYS", 1_000_000), deliveries: number("BENCH_DELIVERIES", 400_000) }
     }
 
+    /// Returns the bytes that the store counts for its deliveries.
+    fn history_bytes(self) -> usize {
+        self.deliveries * (COUNTED_BYTES + DATA_BYTES)
+    }
+
     /// Returns the flags of a worker on a copy of the store: the window of the keys, and a limit of the history that the
     /// store has just reached, so that retention runs.
     pub fn worker_flags(self, history_age: &str) -> Vec<String> {
-        let bytes = self.deliveries * (COUNTED_BYTES + DATA_BYTES);
+        let bytes = self.history_bytes();
         // An empty store gets the limit of a full one.
         let bytes = number("BENCH_HISTORY_BYTES", if bytes == 0 { 4 << 30 } else { bytes });
         let bytes = bytes.to_string();
@@ -146,7 +151,7 @@ async fn fill(data: &Path, size: Size) {
         history_age: WINDOW_TIME,
         dead_letter_age: WINDOW_TIME,
         unmatched_age: WINDOW_TIME,
-        history_bytes: (size.deliveries * (COUNTED_BYTES + DATA_BYTES)) as u64,
+        history_bytes: size.history_bytes() as u64,
         dead_letter_bytes: u64::MAX,
     };
     let sweep_every = (total / SWEEPS).max(BATCH).next_multiple_of(BATCH);

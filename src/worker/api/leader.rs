@@ -7,20 +7,19 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::shared::Shared;
+use super::shared::{Freshness, Shared};
 use crate::cluster::{Cluster, LeaderReport};
 use crate::core::time::Millis;
 
-/// How long a report is shared.
-const MAX_AGE: Duration = Duration::from_secs(5);
-/// The age up to which a response shows a report while the next one is read.
-const MAX_SHOWN_AGE: Duration = Duration::from_secs(60);
-/// How long a response waits for a new report, if there is an older one.
-const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(20);
-/// How long a response waits otherwise.
-const MAX_FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The last report is shared, and shown a while longer while the API server does not answer at once.
+const FRESHNESS: Freshness = Freshness {
+    max_age: Duration::from_secs(5),
+    max_older_age: Duration::from_secs(60),
+    wait_with_older: Duration::from_millis(20),
+    wait_without: Some(Duration::from_secs(1)),
+};
 
-/// Reads the leader, at most once in `MAX_AGE`. A read that fails reports that the leader is unknown.
+/// Reads the leader, at most once in five seconds. A read that fails reports that the leader is unknown.
 #[derive(Default)]
 pub struct LeaderCache(Arc<Shared<LeaderReport, Infallible>>);
 
@@ -41,7 +40,7 @@ pub struct LeaderResponse {
 }
 
 impl LeaderCache {
-    /// Returns the leader. The report is at most `MAX_AGE` old, or `MAX_SHOWN_AGE` if the API server does not answer at once.
+    /// Returns the leader. The report is as old as `FRESHNESS` says.
     /// Without such a report the leader is unknown.
     pub async fn read(&self, cluster: &Arc<dyn Cluster>) -> LeaderReport {
         let cluster = cluster.clone();
@@ -49,18 +48,9 @@ impl LeaderCache {
     }
 
     async fn read_with(&self, read: impl Future<Output = LeaderReport> + Send + 'static) -> LeaderReport {
-        if let Some(report) = self.0.last(MAX_AGE) {
-            return report;
-        }
-        let shared = self.0.clone();
-        // In a separate task, which goes on when this request has its answer. Concurrent requests share the read.
-        let reading = tokio::spawn(async move { shared.get(MAX_AGE, async { Ok(read.await) }).await });
-        let older = self.0.last(MAX_SHOWN_AGE);
-        let wait = if older.is_some() { MAX_RENEWAL_WAIT } else { MAX_FIRST_WAIT };
-        let unknown = || LeaderReport::Unknown { message: "the Lease is being read".to_owned(), role: None };
-        match tokio::time::timeout(wait, reading).await {
-            Ok(Ok(Ok(report))) => report,
-            _ => older.unwrap_or_else(unknown),
+        match self.0.get_or_older(&FRESHNESS, async { Ok(read.await) }).await {
+            Some(Ok(report)) => report,
+            _ => LeaderReport::Unknown { message: "the Lease is being read".to_owned(), role: None },
         }
     }
 }

@@ -5,10 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
-
 use super::leader::LeaderCache;
-use super::shared::Shared;
+use super::shared::{Freshness, Shared};
 use crate::core::time::Millis;
 use crate::worker::ingest::Disk;
 use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
@@ -17,10 +15,16 @@ use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreSta
 const MAX_AGE: Duration = Duration::from_secs(2);
 /// The age up to which lists and the console show a measurement while the next one is made.
 pub const MAX_LISTED_AGE: Duration = Duration::from_secs(60);
-/// How long a list waits for the first measurement.
-const MAX_LIST_WAIT: Duration = Duration::from_millis(60);
-/// How long a response waits for a new measurement, if there is an older one.
-const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(30);
+/// A status waits for a new measurement for a moment, and for the first one until it is made.
+const OF_STATUS: Freshness = Freshness {
+    max_age: MAX_AGE,
+    max_older_age: MAX_LISTED_AGE,
+    wait_with_older: Duration::from_millis(30),
+    wait_without: None,
+};
+/// A list does not wait for a new measurement, and for the first one for a moment.
+const OF_LIST: Freshness =
+    Freshness { wait_with_older: Duration::ZERO, wait_without: Some(Duration::from_millis(60)), ..OF_STATUS };
 /// Hooks with a backlog that are measured.
 const MAX_MEASURED_HOOKS: usize = 1000;
 /// The longest time for measuring them.
@@ -35,7 +39,7 @@ pub struct StatusSources {
     store: Arc<dyn Store>,
     pub disk: Arc<Disk>,
     pub leader: LeaderCache,
-    shared: Shared<Arc<StoreMeasurement>, StoreError>,
+    shared: Arc<Shared<Arc<StoreMeasurement>, StoreError>>,
 }
 
 /// A request extension of the console, whose overview must not wait for thousands of backlogs: the counts of a status may be
@@ -101,7 +105,7 @@ impl StoreMeasurement {
 
 impl StatusSources {
     pub fn new(store: Arc<dyn Store>, disk: Arc<Disk>) -> Arc<Self> {
-        Arc::new(StatusSources { store, disk, leader: LeaderCache::default(), shared: Shared::default() })
+        Arc::new(StatusSources { store, disk, leader: LeaderCache::default(), shared: Arc::default() })
     }
 
     /// Returns the last measurement, or a new one if it is too old. Concurrent callers share it.
@@ -111,37 +115,21 @@ impl StatusSources {
 
     /// Returns a new measurement, or the last one if the new one takes long: with thousands of backlogs it takes seconds.
     pub async fn measure_soon(self: &Arc<Self>) -> Result<Arc<StoreMeasurement>, StoreError> {
-        if let Some(measured) = self.shared.last(MAX_AGE) {
-            return Ok(measured);
-        }
-        let mut measuring = self.start_measuring();
-        let measured = match tokio::time::timeout(MAX_RENEWAL_WAIT, &mut measuring).await {
-            Ok(measured) => measured,
-            Err(_) => match self.shared.last(MAX_LISTED_AGE) {
-                Some(measured) => return Ok(measured),
-                None => measuring.await,
-            },
-        };
-        measured.unwrap_or(Err(StoreError::Closed))
+        self.get_or_older(&OF_STATUS).await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Returns the last measurement, even if it is some seconds old, and starts a new one then: a list must not wait for
     /// thousands of backlogs. None: there is none yet, or the store does not answer.
     pub async fn measure_for_list(self: &Arc<Self>) -> Option<Arc<StoreMeasurement>> {
-        if let Some(measured) = self.shared.last(MAX_AGE) {
-            return Some(measured);
-        }
-        let measuring = self.start_measuring();
-        if let Some(measured) = self.shared.last(MAX_LISTED_AGE) {
-            return Some(measured);
-        }
-        tokio::time::timeout(MAX_LIST_WAIT, measuring).await.ok()?.ok()?.ok()
+        self.get_or_older(&OF_LIST).await?.ok()
     }
 
-    /// Measures in a separate task, which goes on when the request that waits for it has its answer.
-    fn start_measuring(self: &Arc<Self>) -> JoinHandle<Result<Arc<StoreMeasurement>, StoreError>> {
+    async fn get_or_older(
+        self: &Arc<Self>,
+        freshness: &Freshness,
+    ) -> Option<Result<Arc<StoreMeasurement>, StoreError>> {
         let sources = self.clone();
-        tokio::spawn(async move { sources.measure().await })
+        self.shared.get_or_older(freshness, async move { sources.measure_now().await }).await
     }
 
     async fn measure_now(&self) -> Result<Arc<StoreMeasurement>, StoreError> {

@@ -1,8 +1,20 @@
 //! A value that the responses of a short time share, so that polling clients cost its source no more than one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+/// How old a value may be, and how long a caller waits for a new one.
+pub struct Freshness {
+    /// A younger value is returned at once.
+    pub max_age: Duration,
+    /// A younger value is returned if a new one takes longer than `wait_with_older`.
+    pub max_older_age: Duration,
+    pub wait_with_older: Duration,
+    /// How long a caller without such a value waits. None: until the read ends.
+    pub wait_without: Option<Duration>,
+}
 
 /// The last value and the last failure to read one.
 pub struct Shared<T, E> {
@@ -41,6 +53,31 @@ impl<T: Clone, E: Clone> Shared<T, E> {
             Err(failure) => *self.failure.lock() = Some((Instant::now(), failure.clone())),
         }
         read
+    }
+
+    /// Returns the last value, or a new one that is read in a separate task: it goes on when this caller has its answer, and
+    /// concurrent callers share it. None: there is no value yet, and the read has not ended in time.
+    pub async fn get_or_older<F>(self: &Arc<Self>, freshness: &Freshness, read: F) -> Option<Result<T, E>>
+    where
+        T: Send + Sync + 'static,
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let Freshness { max_age, max_older_age, wait_with_older, wait_without } = *freshness;
+        if let Some(value) = self.last(max_age) {
+            return Some(Ok(value));
+        }
+        let shared = self.clone();
+        let reading = tokio::spawn(async move { shared.get(max_age, read).await });
+        let older = self.last(max_older_age);
+        let wait = if older.is_some() { Some(wait_with_older) } else { wait_without };
+        let read = match wait {
+            Some(wait) if wait.is_zero() => None,
+            Some(wait) => tokio::time::timeout(wait, reading).await.ok(),
+            None => Some(reading.await),
+        };
+        // A task that did not end was cancelled, because the process stops.
+        read.and_then(Result::ok).or(older.map(Ok))
     }
 
     /// Returns the last value if it is younger than `max_age`.

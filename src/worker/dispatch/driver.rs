@@ -71,7 +71,7 @@ impl Dispatcher {
         let counted = (parts.metrics.clone(), parts.index.clone());
         tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), counted));
         let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
-        let ownership = Arc::new(parts.store.clone());
+        let ownership = parts.store.clone();
         let dispatcher = Dispatcher {
             machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory, ownership),
             memory: parts.memory,

@@ -9,7 +9,6 @@ use super::crowding::Crowding;
 use super::effect::{BreakerTransition, Effect};
 use super::health::{evaluate_hold, hold_change};
 use super::memory::DeliveryMemory;
-use super::ownership::HookOwnership;
 use super::queue::{AttemptInFlight, HookQueue, UndecidedFilter, memory_size};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
@@ -19,6 +18,7 @@ use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::time::Millis;
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
+use crate::worker::store::HookOwnership;
 use crate::worker::store::{DueDeliveries, HookBacklog, HookId, NextStep, PendingDelivery, StoreError};
 
 /// The delay before a failed access to the store is repeated.

@@ -6,34 +6,7 @@ use super::command::{DispatchCommand, DispatchHandle};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::time::Now;
-use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::worker::store::{DispatchNotice, DispatchStore, HookBacklog, HookId, StoreError};
-
-/// What the dispatcher knows of the other processes. The methods are those of [`DispatchStore`] with the same names.
-pub trait HookOwnership: Send + Sync {
-    fn epoch(&self, uid: &str) -> Option<i64>;
-    fn in_flight_elsewhere(&self, uid: &str) -> usize;
-    fn inherited_pacing(&self, uid: &str, epoch: i64) -> InheritedPacing;
-    fn record_pacing(&self, uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>);
-}
-
-impl HookOwnership for Arc<dyn DispatchStore> {
-    fn epoch(&self, uid: &str) -> Option<i64> {
-        (**self).epoch(uid)
-    }
-
-    fn in_flight_elsewhere(&self, uid: &str) -> usize {
-        (**self).in_flight_elsewhere(uid)
-    }
-
-    fn inherited_pacing(&self, uid: &str, epoch: i64) -> InheritedPacing {
-        (**self).inherited_pacing(uid, epoch)
-    }
-
-    fn record_pacing(&self, uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
-        (**self).record_pacing(uid, epoch, pacing);
-    }
-}
 
 impl DispatchMachine {
     /// True if as many deliveries of the hook are in flight as it allows, here and at its former owners.

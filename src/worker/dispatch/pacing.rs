@@ -9,8 +9,9 @@ use super::health::record_signal;
 use super::machine::DispatchMachine;
 use super::queue::HookQueue;
 use super::time::Now;
+use crate::core::bucket::{Rate, TokenBucket};
 use crate::core::hook_pacing::{HookPacing, InheritedPacing};
-use crate::core::receiver_breaker::{BreakerChange, ReceiverEvidence};
+use crate::core::receiver_breaker::{AttemptPermit, BreakerChange, ReceiverEvidence};
 use crate::core::time::Millis;
 
 impl HookQueue {
@@ -29,6 +30,67 @@ impl HookQueue {
         let (generation, breaker) = (self.breaker_generation, self.breaker.snapshot());
         let pacing = HookPacing { generation, breaker, bucket: self.bucket.clone() };
         (!pacing.is_at_rest(now)).then_some(pacing)
+    }
+
+    /// True if the breaker counts attempts of an earlier generation of the hook. One of a later generation was inherited from an
+    /// owner that already knew it.
+    pub fn has_breaker_of_older(&self, generation: Option<i64>) -> bool {
+        match (self.breaker_generation, generation) {
+            (Some(counted), Some(known)) => counted < known,
+            (counted, known) => counted != known,
+        }
+    }
+
+    /// Closes the breaker if it counts attempts of an earlier generation of the hook, which may have had another receiver.
+    /// Returns true if it was open.
+    pub fn reset_breaker_of_older(&mut self, generation: Option<i64>) -> bool {
+        if !self.has_breaker_of_older(generation) {
+            return false;
+        }
+        self.breaker_generation = generation;
+        let was_open = self.breaker.is_open();
+        self.breaker.reset();
+        self.needs_untried = false;
+        was_open
+    }
+
+    /// Returns the earliest time of the next attempt, by the rate limit and the breaker. Takes nothing.
+    pub fn not_before(&mut self, rate: Option<Rate>, now: Millis) -> Option<Millis> {
+        if rate != self.rate() {
+            let empty_since = self.empty_since.filter(|_| self.bucket.is_none());
+            self.bucket = rate.map(|rate| match empty_since {
+                Some(since) => TokenBucket::with_tokens(rate, 0.0, since),
+                None => TokenBucket::new(rate, now),
+            });
+        }
+        if self.breaker.is_open()
+            && let Err(until) = self.breaker.clone().request_permit(now)
+        {
+            return Some(until);
+        }
+        self.bucket.as_ref().map(|bucket| bucket.ready_at(now)).filter(|at| *at > now)
+    }
+
+    /// Returns the rate limit of the last call of `not_before`.
+    pub fn rate(&self) -> Option<Rate> {
+        self.bucket.as_ref().map(TokenBucket::rate)
+    }
+
+    /// Takes a permit for one attempt from the breaker, and then a token from the rate limit: a delivery that the breaker
+    /// rejects must not use one. An error is the earliest time of the next attempt.
+    pub fn permit_attempt(&mut self, now: Millis) -> Result<AttemptPermit, Millis> {
+        if let Some(bucket) = &self.bucket
+            && let at = bucket.ready_at(now)
+            && at > now
+        {
+            return Err(at);
+        }
+        let permit = self.breaker.request_permit(now)?;
+        if let Some(bucket) = &mut self.bucket {
+            // A token is there, as the check above showed.
+            bucket.try_take(now).ok();
+        }
+        Ok(permit)
     }
 
     /// Continues from the pacing of the hook's former owner, instead of what this process had of an earlier ownership.

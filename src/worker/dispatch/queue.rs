@@ -8,10 +8,10 @@ use super::effect::ExpiredDelivery;
 use super::hold::{GoneMark, Hold};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
-use crate::core::bucket::{Rate, TokenBucket};
+use crate::core::bucket::TokenBucket;
 use crate::core::fair_pool::{Grant, Pace};
 use crate::core::fast_map::FastSet;
-use crate::core::receiver_breaker::{AttemptPermit, ProbeTarget, ReceiverBreaker};
+use crate::core::receiver_breaker::{ProbeTarget, ReceiverBreaker};
 use crate::core::time::Millis;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, PendingDelivery, ReadLimit};
 
@@ -378,28 +378,6 @@ impl HookQueue {
         }
     }
 
-    /// True if the breaker counts attempts of an earlier generation of the hook. One of a later generation was inherited from an
-    /// owner that already knew it.
-    pub fn has_breaker_of_older(&self, generation: Option<i64>) -> bool {
-        match (self.breaker_generation, generation) {
-            (Some(counted), Some(known)) => counted < known,
-            (counted, known) => counted != known,
-        }
-    }
-
-    /// Closes the breaker if it counts attempts of an earlier generation of the hook, which may have had another receiver.
-    /// Returns true if it was open.
-    pub fn reset_breaker_of_older(&mut self, generation: Option<i64>) -> bool {
-        if !self.has_breaker_of_older(generation) {
-            return false;
-        }
-        self.breaker_generation = generation;
-        let was_open = self.breaker.is_open();
-        self.breaker.reset();
-        self.needs_untried = false;
-        was_open
-    }
-
     /// Forgets a failed evaluation of the filter that was not repeated: its delivery has ended, for example by its age.
     /// Returns when to call this again.
     pub fn expire_undecided(&mut self, now: Millis) -> Option<Millis> {
@@ -409,45 +387,6 @@ impl HookQueue {
         }
         self.undecided = None;
         None
-    }
-
-    /// Returns the earliest time of the next attempt, by the rate limit and the breaker. Takes nothing.
-    pub fn not_before(&mut self, rate: Option<Rate>, now: Millis) -> Option<Millis> {
-        if rate != self.rate() {
-            let empty_since = self.empty_since.filter(|_| self.bucket.is_none());
-            self.bucket = rate.map(|rate| match empty_since {
-                Some(since) => TokenBucket::with_tokens(rate, 0.0, since),
-                None => TokenBucket::new(rate, now),
-            });
-        }
-        if self.breaker.is_open()
-            && let Err(until) = self.breaker.clone().request_permit(now)
-        {
-            return Some(until);
-        }
-        self.bucket.as_ref().map(|bucket| bucket.ready_at(now)).filter(|at| *at > now)
-    }
-
-    /// Returns the rate limit of the last call of `not_before`.
-    pub fn rate(&self) -> Option<Rate> {
-        self.bucket.as_ref().map(TokenBucket::rate)
-    }
-
-    /// Takes a permit for one attempt from the breaker, and then a token from the rate limit: a delivery that the breaker
-    /// rejects must not use one. An error is the earliest time of the next attempt.
-    pub fn permit_attempt(&mut self, now: Millis) -> Result<AttemptPermit, Millis> {
-        if let Some(bucket) = &self.bucket
-            && let at = bucket.ready_at(now)
-            && at > now
-        {
-            return Err(at);
-        }
-        let permit = self.breaker.request_permit(now)?;
-        if let Some(bucket) = &mut self.bucket {
-            // A token is there, as the check above showed.
-            bucket.try_take(now).ok();
-        }
-        Ok(permit)
     }
 
     /// Removes expired deliveries from memory while the breaker is open. Without this, each would expire only as the

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::hook_ownership::HookOwnership;
 use super::{
     DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, Settlement, StoreError,
 };
 use crate::core::fast_map::FastSet;
-use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::core::time::Millis;
 
 /// Serves pending deliveries to the dispatcher and records what it does with them.
-pub trait DispatchStore: Send + Sync + 'static {
+pub trait DispatchStore: HookOwnership + 'static {
     /// Records the settlements, all or none. Returns when they are durable.
     ///
     /// The result has one entry for each settlement: true if it made another delivery of the hook due. That happens
@@ -99,33 +99,10 @@ pub trait DispatchStore: Send + Sync + 'static {
         self.epoch(hook_uid).is_some()
     }
 
-    /// Returns the epoch under which this process sends the hook's deliveries, which another owner in between raises. None: another
-    /// process sends them. Cheap: no access to the store.
-    fn epoch(&self, _hook_uid: &str) -> Option<i64> {
-        Some(0)
-    }
-
-    /// Returns the pacing of a hook as of its former owner, or as this process last recorded it under this epoch. Cheap: no access
-    /// to the store.
-    fn inherited_pacing(&self, _hook_uid: &str, _epoch: i64) -> InheritedPacing {
-        InheritedPacing::default()
-    }
-
-    /// Records the pacing of a hook for its next owner; None: it is at rest. Ignored if `_epoch` has ended. Cheap: no access to the
-    /// store, which writes it when the hook leaves, and soon after its breaker has opened or closed.
-    fn record_pacing(&self, _hook_uid: &Arc<str>, _epoch: i64, _pacing: Option<HookPacing>) {}
-
     /// True if this process sends the hook's deliveries, and no other one can have taken the hook over by now. For writes that
     /// another process must not undo. Cheap: no access to the store.
     fn owns_now(&self, hook_uid: &str) -> bool {
         self.owns(hook_uid)
-    }
-
-    /// Returns how many deliveries of an own hook another process is still attempting, because it sent the hook's deliveries
-    /// before. They count against the hook's concurrency. When the number falls, `next_notice` reports the hook as due.
-    /// Cheap: no access to the store.
-    fn in_flight_elsewhere(&self, _hook_uid: &str) -> usize {
-        0
     }
 
     /// Records that an attempt starts. False: another worker may send the hook's deliveries now, or may have sent this one

@@ -26,6 +26,7 @@ pub(super) mod fair_queue;
 mod fair_share;
 mod history;
 mod history_store;
+mod hook_ownership;
 mod ids;
 mod in_flight;
 mod ingest_store;
@@ -55,6 +56,7 @@ pub use history::{
     EventExplanation, PartialCount, ReplayJob, selects_namespace,
 };
 pub use history_store::{HistoryStore, MAX_LISTED_REPLAYS};
+pub use hook_ownership::HookOwnership;
 pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};
 pub use in_flight::{InFlightAccept, InFlightAccepts};
 pub use ingest_store::IngestStore;

@@ -94,16 +94,14 @@ fn build_list(
     let guards = page.hooks.iter().filter_map(|(namespace, name)| api.view.hook(namespace, name));
     let items = guards.map(|guard| facts.summary(&guard, measured.as_deref()));
     HookListResponse {
-        items: items.filter(|hook| is_selected(hook, query)).collect(),
+        // Their names cannot have changed.
+        items: items
+            .filter(|hook| {
+                query.selects_state(hook.state)
+                    && query.selects_event(hook.source.as_deref(), hook.event.as_deref())
+            })
+            .collect(),
         next: page.next.map(|next| next.token(query.order.into())),
         counts: ShownState::iter().map(|state| (state.into(), page.counts.in_state(state))).collect(),
     }
-}
-
-/// Returns whether a query selects the hook. Its name cannot have changed.
-fn is_selected(hook: &HookSummaryResponse, query: &HookQuery) -> bool {
-    let selects = |wanted: &Option<String>, own: &Option<String>| wanted.is_none() || wanted == own;
-    (query.states.is_empty() || query.states.contains(&hook.state))
-        && selects(&query.source, &hook.source)
-        && selects(&query.event, &hook.event)
 }

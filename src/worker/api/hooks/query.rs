@@ -57,6 +57,18 @@ pub struct HookQuery {
     pub after: Option<Position>,
 }
 
+impl HookQuery {
+    pub fn selects_state(&self, state: ShownState) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+
+    /// Returns whether the query selects hooks of this source and event.
+    pub fn selects_event(&self, source: Option<&str>, event: Option<&str>) -> bool {
+        let selects = |wanted: &Option<String>, own| wanted.is_none() || wanted.as_deref() == own;
+        selects(&self.source, source) && selects(&self.event, event)
+    }
+}
+
 /// Parses the query of a list of hooks.
 pub fn parse_hooks(query: Option<&str>) -> Result<HookQuery, HttpProblem> {
     let mut page = Page::default();

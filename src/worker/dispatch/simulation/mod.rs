@@ -24,7 +24,6 @@ use super::command::{
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::memory::MAX_IN_FLIGHT;
-use super::ownership::HookOwnership;
 use super::time::Now;
 use crate::cluster::ObjectKey;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
@@ -35,6 +34,7 @@ use crate::core::retry::{AttemptOutcome, NextStep, RetryState};
 use crate::core::time::Millis;
 use crate::worker::index::HookIndex;
 use crate::worker::report::DeliveryHealth;
+use crate::worker::store::HookOwnership;
 use crate::worker::store::{DeliverySeq, HookId, PendingDelivery, ReadLimit, StoreError};
 use owners::SimOwnership;
 use store::SimStore;

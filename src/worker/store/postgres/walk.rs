@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+pub(super) use super::super::sequence::Direction;
 use super::super::sequence::{event_seq, first_delivery, last_delivery};
 use super::super::{AttemptRecord, DeliveryFilter, DeliverySeq, DeliveryState, EventSeq};
 use super::event_numbers::{DISORDER, events_with_id, first_event_since};
@@ -32,12 +33,6 @@ const EVENTS: usize = 256;
 /// A name that more hooks had is searched among all deliveries of the namespaces, because a window begins with a seek for each
 /// of them.
 const MAX_HOOKS_OF_NAME: usize = 64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    Older,
-    Newer,
-}
 
 /// The tables that a walk reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

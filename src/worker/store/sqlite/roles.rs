@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::super::{
     AcceptCallback, DeadLetterCounts, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq,
     DeliveryState, DispatchStore, DueDeliveries, EventExplanation, EventFilter, EventPage, Exchange,
-    HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount,
-    PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats,
-    StoredTimes,
+    HistoryStore, HookBacklog, HookId, HookOwnership, InFlightAccept, IngestStore, MaintenanceStore,
+    NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError,
+    StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
@@ -38,6 +38,8 @@ impl IngestStore for SqliteStore {
         self.shared.in_flight.count()
     }
 }
+
+impl HookOwnership for SqliteStore {}
 
 impl DispatchStore for SqliteStore {
     fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {

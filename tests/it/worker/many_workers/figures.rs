@@ -18,7 +18,7 @@ const WORKERS: usize = 3;
 /// Events in a second, unless `SOAK_RATE` says otherwise.
 const RATE: u64 = 500;
 /// Each gets one event in this many.
-pub(super) const HOOKS: u64 = 40;
+const HOOKS: u64 = 40;
 
 /// The records of one measurement.
 #[derive(Default)]
@@ -62,6 +62,16 @@ impl Timings {
         all.sort_unstable();
         all[all.len() * 99 / 100]
     }
+}
+
+/// Returns the manifests of the hooks, each with an event name of its own.
+pub(super) fn manifests(url: &str) -> String {
+    let of_hook = |n| {
+        let mut spec = quick();
+        merge(&mut spec, json!({"event": format!("e{n}")}));
+        hook(&format!("h{n}"), url, spec)
+    };
+    (0..HOOKS).map(of_hook).collect()
 }
 
 /// Publishes this many events a second, whatever the answers take, each to the next of the URLs.
@@ -115,12 +125,7 @@ async fn soak_figures_of_hand_overs() {
         recording.lock().unwrap().arrived.lock().unwrap().entry(id).or_insert(request.at);
         Reply::status(200)
     });
-    let spec = |n: u64| {
-        let mut spec = quick();
-        merge(&mut spec, json!({"event": format!("e{n}")}));
-        spec
-    };
-    let manifests: String = (0..HOOKS).map(|n| hook(&format!("h{n}"), &receiver.url(), spec(n))).collect();
+    let manifests = manifests(&receiver.url());
     let server = PostgresServer::start(PostgresServerOptions { durable: true, ..Default::default() })
         .expect("a server");
     let database = server.new_database();

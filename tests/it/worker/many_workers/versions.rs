@@ -5,11 +5,8 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
-
-use super::figures::{HOOKS, Timings, publish};
+use super::figures::{Timings, manifests, publish};
 use super::{prepare_on_copy, wait_until_settled};
-use crate::harness::manifests::{hook, merge, quick};
 use crate::harness::postgres::shared;
 use crate::harness::standalone::{EVENTS, Standalone};
 use crate::harness::{Receiver, Reply};
@@ -40,12 +37,7 @@ async fn needs_previous_version_which_works_together_with_this_one() {
         recording.arrived.lock().unwrap().entry(id).or_insert(request.at);
         Reply::status(200)
     });
-    let spec = |n: u64| {
-        let mut spec = quick();
-        merge(&mut spec, json!({"event": format!("e{n}")}));
-        spec
-    };
-    let manifests: String = (0..HOOKS).map(|n| hook(&format!("h{n}"), &receiver.url(), spec(n))).collect();
+    let manifests = manifests(&receiver.url());
     let database = shared().new_database();
     let args = ["--store-url", &database, "--allow-unsafe-commits"];
     let mut first = run_with(Standalone::prepare(&manifests, &args), &previous);

@@ -38,10 +38,6 @@ impl RowFilter<'_> {
         self.selectors.as_ref().is_none_or(|selected| selected.contains(row.selector))
             && self.query.name.as_ref().is_none_or(|part| name.contains(part.as_str()))
     }
-
-    fn has_state_of(&self, row: &HookRow) -> bool {
-        self.query.states.is_empty() || self.query.states.contains(&row.state)
-    }
 }
 
 /// A hook of the page: its rank, its place among all hooks by namespace and name, and its names. The place decides before the
@@ -54,10 +50,7 @@ impl HookTable {
     pub fn page(&self, scope: &str, query: &HookQuery) -> HookPage {
         let has_selector = query.source.is_some() || query.event.is_some();
         let selectors = has_selector.then(|| {
-            self.selectors.select(|selector| {
-                let is_source = query.source.as_deref().is_none_or(|source| source == selector.source());
-                is_source && query.event.as_deref().is_none_or(|event| selector.event() == Some(event))
-            })
+            self.selectors.select(|selector| query.selects_event(Some(selector.source()), selector.event()))
         });
         let filter = RowFilter { query, selectors };
         let (mut found, counts) = match query.order {
@@ -85,7 +78,7 @@ impl HookTable {
                 Some(after) if **namespace == *after.namespace => rows_after(&of_namespace.rows, &after.name),
                 _ => of_namespace.rows.range::<str, _>((Bound::Unbounded, Bound::Unbounded)),
             };
-            for (name, _) in rows.filter(|(_, row)| filter.has_state_of(row)) {
+            for (name, _) in rows.filter(|(_, row)| filter.query.selects_state(row.state)) {
                 found.push((0, 0, namespace, name));
                 if found.len() > filter.query.limit {
                     return found;
@@ -113,7 +106,10 @@ impl HookTable {
                 let rank = row.rank(query.order);
                 let is_full = first.len() > query.limit;
                 let sorts_after_page = is_full && first.peek().is_some_and(|(last, ..)| rank >= *last);
-                if sorts_after_page || !filter.has_state_of(row) || !is_after(after, rank, namespace, name) {
+                if sorts_after_page
+                    || !filter.query.selects_state(row.state)
+                    || !is_after(after, rank, namespace, name)
+                {
                     continue;
                 }
                 if is_full {

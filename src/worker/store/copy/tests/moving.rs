@@ -91,6 +91,8 @@ impl IngestStore for Moved {
     }
 }
 
+impl HookOwnership for Moved {}
+
 delegate!(DispatchStore:
     fn settle_many(settlements: Vec<Settlement>) -> Answer<'_, Vec<bool>>;
     fn due(uid: &str, now: Millis, exclude: FastSet<DeliverySeq>, limit: ReadLimit) -> Answer<'_, DueDeliveries>;

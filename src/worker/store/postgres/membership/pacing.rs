@@ -178,7 +178,7 @@ impl PacingMirror {
         rows
     }
 
-    /// Takes the rows for not written: their outcome is unknown.
+    /// Marks rows as not written: the outcome of their write is unknown.
     pub(super) fn restore_changes(&self, rows: &[PacingRow]) {
         let mut state = self.state.lock();
         let State { shards, outdated } = &mut *state;

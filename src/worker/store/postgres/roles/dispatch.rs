@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::super::super::{
-    DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, PendingDelivery,
-    ReadLimit, Settlement, StoreError,
+    DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, HookOwnership,
+    PendingDelivery, ReadLimit, Settlement, StoreError,
 };
 use super::super::shard::SHARDS;
 use super::super::store::PostgresStore;
@@ -17,6 +17,24 @@ use super::super::{due, hooks, places, transitions};
 use crate::core::fast_map::{FastMap, FastSet};
 use crate::core::hook_pacing::{HookPacing, InheritedPacing};
 use crate::core::time::Millis;
+
+impl HookOwnership for PostgresStore {
+    fn epoch(&self, hook_uid: &str) -> Option<i64> {
+        self.ownership.epoch(hook_uid)
+    }
+
+    fn inherited_pacing(&self, hook_uid: &str, epoch: i64) -> InheritedPacing {
+        self.ownership.pacing.get(hook_uid, epoch)
+    }
+
+    fn record_pacing(&self, hook_uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
+        self.ownership.pacing.record(hook_uid, epoch, pacing);
+    }
+
+    fn in_flight_elsewhere(&self, hook_uid: &str) -> usize {
+        self.ownership.in_flight_elsewhere(hook_uid)
+    }
+}
 
 impl DispatchStore for PostgresStore {
     fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
@@ -171,24 +189,8 @@ impl DispatchStore for PostgresStore {
         async move { Ok(due::next_promotion(&self.session().await?).await?) }.boxed()
     }
 
-    fn epoch(&self, hook_uid: &str) -> Option<i64> {
-        self.ownership.epoch(hook_uid)
-    }
-
-    fn inherited_pacing(&self, hook_uid: &str, epoch: i64) -> InheritedPacing {
-        self.ownership.pacing.get(hook_uid, epoch)
-    }
-
-    fn record_pacing(&self, hook_uid: &Arc<str>, epoch: i64, pacing: Option<HookPacing>) {
-        self.ownership.pacing.record(hook_uid, epoch, pacing);
-    }
-
     fn owns_now(&self, hook_uid: &str) -> bool {
         self.ownership.owns_at(hook_uid, Millis::steady())
-    }
-
-    fn in_flight_elsewhere(&self, hook_uid: &str) -> usize {
-        self.ownership.in_flight_elsewhere(hook_uid)
     }
 
     fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq, epoch: Option<i64>) -> bool {

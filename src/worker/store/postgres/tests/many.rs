@@ -72,6 +72,8 @@ impl IngestStore for Many {
     }
 }
 
+impl HookOwnership for Many {}
+
 impl DispatchStore for Many {
     /// All workers record the outcomes, and the fence lets only the owner of each delivery do it.
     fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
