@@ -9,6 +9,12 @@ use super::bucket::{Rate, TokenBucket};
 use super::receiver_breaker::{BreakerSnapshot, OpenPause};
 use super::time::Millis;
 
+/// True if the tokens of this rate limit are recorded before they are used: less than one a minute. Otherwise they are recorded
+/// when the hook leaves in order, and after a crash the next owner waits for an interval of less than a minute or so.
+pub fn is_slow(rate: Rate) -> bool {
+    rate.per_minute() < 1.0
+}
+
 /// The pacing of a hook. Times are on the steady clock of this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HookPacing {
@@ -69,6 +75,11 @@ impl HookPacing {
         self.breaker.open.is_none()
             && self.breaker.failed == 0
             && self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now))
+    }
+
+    /// Returns the tokens of a slow rate limit.
+    pub fn slow_bucket(&self) -> Option<&TokenBucket> {
+        self.bucket.as_ref().filter(|bucket| is_slow(bucket.rate()))
     }
 
     /// Returns the stored form, whose times are relative to `now`.
@@ -190,6 +201,14 @@ mod tests {
             let is_object = text.starts_with('{');
             prop_assert!(is_object || HookPacing::decode(&text, Millis(0)).is_err());
         }
+    }
+
+    #[test]
+    fn limits_below_one_a_minute_are_slow() {
+        let rate = |requests, seconds| Rate { requests, interval: Duration::from_secs(seconds), burst: 9 };
+        let slow = [rate(1, 61), rate(1, 3600), rate(59, 3600)].map(is_slow);
+        let fast = [rate(1, 60), rate(60, 3600), rate(1, 1), rate(0, 0)].map(is_slow);
+        assert_eq!((slow, fast), ([true; 3], [false; 4]));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::settler::AttemptSettlement;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
 use crate::core::gate::GateRequest;
 use crate::core::hook::CompiledHook;
+use crate::core::hook_pacing::is_slow;
 use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::retry::{self, RetryState};
 use crate::core::time::{self, Millis};
@@ -94,6 +95,10 @@ pub async fn run(job: AttemptJob) {
     let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
     let postponed = |why| DispatchCommand::AttemptPostponed { uid: uid.clone(), why, ticket };
     let guard = ReportGuard::new(job.dispatch.clone(), postponed(Postponement::DeliveryOnly));
+    // Before `begin`, which checks that the lease still lasts after the wait. A crash must not give the token to the next owner.
+    if ticket.rate.is_some_and(is_slow) && !job.store.persist_pacing(&uid, job.pending.epoch).await {
+        return guard.report(postponed(Postponement::NotOwned)).await;
+    }
     let Some(mut begun) = BegunAttempt::begin(&job) else {
         return guard.report(postponed(Postponement::NotOwned)).await;
     };

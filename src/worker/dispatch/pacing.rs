@@ -57,8 +57,8 @@ impl HookQueue {
     /// Returns the earliest time of the next attempt, by the rate limit and the breaker. Takes nothing.
     pub fn not_before(&mut self, rate: Option<Rate>, now: Millis) -> Option<Millis> {
         if rate != self.rate() {
-            let empty_since = self.empty_since.filter(|_| self.bucket.is_none());
-            self.bucket = rate.map(|rate| match empty_since {
+            self.is_bucket_new = true;
+            self.bucket = rate.map(|rate| match self.empty_since {
                 Some(since) => TokenBucket::with_tokens(rate, 0.0, since),
                 None => TokenBucket::new(rate, now),
             });
@@ -140,9 +140,18 @@ impl DispatchMachine {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let Some(epoch) = queue.pacing_epoch else { return };
         let pacing = queue.pacing(now.steady);
+        queue.is_bucket_new = false;
         let had_recorded = std::mem::replace(&mut queue.has_recorded_pacing, pacing.is_some());
         if pacing.is_some() || had_recorded {
             self.ownership.record_pacing(uid, epoch, pacing);
+        }
+    }
+
+    /// Records a bucket that was created and has not all tokens. Otherwise each owner that ends before the first attempt would let
+    /// the next one start without tokens again.
+    pub(super) fn record_new_bucket(&mut self, uid: &Arc<str>, now: Now) {
+        if self.queues.get(uid).is_some_and(|queue| queue.is_bucket_new) {
+            self.record_pacing(uid, now);
         }
     }
 

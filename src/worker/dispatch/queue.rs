@@ -133,10 +133,13 @@ pub struct HookQueue {
     expiry_checked_at: Millis,
     /// Present while the hook has a rate limit.
     pub bucket: Option<TokenBucket>,
-    /// A bucket that is created has no tokens as of this time, because the former owner of the hook may have used them.
+    /// A bucket that is created has no tokens as of this time, because the former owner of the hook may have used them. Also one
+    /// of a changed rate: its burst would come on top of them.
     pub empty_since: Option<Millis>,
     /// The epoch under which this process owns the breaker and the bucket. None: another process may own them.
     pub pacing_epoch: Option<i64>,
+    /// The bucket was created and not recorded since.
+    pub is_bucket_new: bool,
     /// The store has a record of the breaker or the bucket.
     pub has_recorded_pacing: bool,
     /// When the dispatcher first found the hook deleted.

@@ -118,6 +118,7 @@ impl DispatchMachine {
         let has_expired = may_expire && self.expire(uid, hook, now);
         let rate = state.as_ref().and_then(|state| state.rate());
         let stopped = self.start_attempts(uid, hook.delivery.concurrency, rate, now);
+        self.record_new_bucket(uid, now);
         if stopped != Stopped::Pool {
             self.memory.pool.stop_waiting(uid);
         }

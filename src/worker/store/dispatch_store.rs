@@ -105,6 +105,12 @@ pub trait DispatchStore: HookOwnership + 'static {
         self.owns(hook_uid)
     }
 
+    /// Waits until the pacing that was recorded of the hook under `_epoch` is durable, as far as a crash must not undo it. False: the
+    /// epoch has ended. Cancel safe.
+    fn persist_pacing(&self, _hook_uid: &str, _epoch: Option<i64>) -> BoxFuture<'_, bool> {
+        std::future::ready(true).boxed()
+    }
+
     /// Records that an attempt starts. False: another worker may send the hook's deliveries now, or may have sent this one
     /// since it was read under `_epoch`, so the attempt must not start. Cheap: no access to the store.
     fn begin_attempt(&self, _hook_uid: &str, _delivery: DeliverySeq, _epoch: Option<i64>) -> bool {

@@ -19,7 +19,8 @@ pub trait HookOwnership: Send + Sync {
     }
 
     /// Records the pacing of a hook for its next owner; None: it is at rest. Ignored if `_epoch` has ended. Cheap: no access to the
-    /// store, which writes it when the hook leaves, and soon after its breaker has opened or closed.
+    /// store, which writes it when the hook leaves, and soon after its breaker has opened or closed or a token of a slow rate limit was
+    /// taken.
     fn record_pacing(&self, _hook_uid: &Arc<str>, _epoch: i64, _pacing: Option<HookPacing>) {}
 
     /// Returns how many deliveries of an own hook another process is still attempting, because it sent the hook's deliveries

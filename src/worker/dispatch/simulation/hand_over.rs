@@ -213,3 +213,55 @@ fn a_rate_limit_starts_without_tokens_after_a_crash() {
     simulation.run_for(Duration::from_secs(1));
     assert_eq!(simulation.attempts[&other], 10);
 }
+
+/// A hook with a backlog and one request an hour, whose former owner ended without notice and recorded no tokens.
+fn hourly_after_a_crash() -> (Simulation, Arc<str>) {
+    let mut simulation = Simulation::new(MEMORY, 1);
+    let receiver = Receiver::Healthy(Duration::from_millis(1));
+    let limit = json!({"rateLimit": {"requests": 1, "interval": "1h", "burst": 1}});
+    let uid = simulation.put_hook("n", "h", "u", &limit, receiver);
+    crash(&mut simulation, 1);
+    (0..100).for_each(|_| simulation.accept(std::slice::from_ref(&uid), 100));
+    (simulation, uid)
+}
+
+/// Ends the process without notice, and lets the next one take over under this epoch.
+fn crash(simulation: &mut Simulation, epoch: i64) {
+    simulation.ownership.lose_tokens(simulation.steady);
+    simulation.ownership.set_epoch(Some(epoch));
+    simulation.replace_process();
+}
+
+/// Each owner starts without tokens unless a former one has recorded them.
+#[test]
+fn a_limit_slower_than_the_crashes_of_its_workers_is_sent_at_its_rate() {
+    let (mut simulation, uid) = hourly_after_a_crash();
+    let (mut random, mut minutes) = (fastrand::Rng::with_seed(7), 0);
+    for epoch in 2..60 {
+        let after = random.usize(1..40);
+        simulation.run_for(Duration::from_secs(60) * u32::try_from(after).unwrap());
+        minutes += after;
+        crash(&mut simulation, epoch);
+        let attempts = simulation.attempts.get(&uid).copied().unwrap_or(0);
+        let hours = minutes / 60;
+        assert!((hours.saturating_sub(1)..=hours).contains(&attempts), "{attempts} in {minutes} min");
+    }
+}
+
+/// Otherwise its burst would come on top of what the former owner has sent.
+#[test]
+fn a_limit_that_changed_during_a_crash_starts_without_tokens() {
+    let (mut simulation, uid) = hourly_after_a_crash();
+    simulation.run_for(Duration::from_secs(3601));
+    assert_eq!(simulation.attempts[&uid], 1);
+    simulation.ownership.lose_tokens(simulation.steady);
+    simulation.ownership.set_epoch(Some(2));
+    let limit = json!({"rateLimit": {"requests": 1, "interval": "2h", "burst": 5}});
+    let receiver = Receiver::Healthy(Duration::from_millis(1));
+    simulation.put_hook("n", "h", "u", &limit, receiver);
+    simulation.replace_process();
+    simulation.run_for(Duration::from_secs(7199));
+    assert_eq!(simulation.attempts[&uid], 1);
+    simulation.run_for(Duration::from_secs(2));
+    assert_eq!(simulation.attempts[&uid], 2);
+}

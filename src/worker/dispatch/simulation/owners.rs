@@ -39,9 +39,9 @@ impl SimOwnership {
         self.pacing.lock().clear();
     }
 
-    /// The former owner ended without notice: the store has the breakers only.
+    /// The former owner ended without notice: the store has the breakers and the tokens of slow rate limits only.
     pub fn lose_tokens(&self, since: Millis) {
-        self.pacing.lock().values_mut().for_each(|pacing| pacing.bucket = None);
+        self.pacing.lock().values_mut().for_each(|pacing| pacing.bucket = pacing.slow_bucket().cloned());
         *self.empty_since.lock() = Some(since);
     }
 

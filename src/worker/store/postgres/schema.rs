@@ -15,7 +15,7 @@ use super::markers;
 use super::session::Session;
 
 /// The format that this program writes.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// One change of the format, applied in one transaction. Never edit a released one: add another.
 struct Migration {
@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, min_reader: 1, sql: include_str!("load_columns.sql") },
     Migration { version: 4, min_reader: 1, sql: include_str!("pacing_tables.sql") },
     Migration { version: 5, min_reader: 1, sql: include_str!("deleted_objects.sql") },
+    Migration { version: 6, min_reader: 1, sql: include_str!("slow_limits.sql") },
 ];
 
 /// The key of the advisory lock: "HkSt".
@@ -189,7 +190,7 @@ mod tests {
         assert!(failed.to_string().contains("another transaction uses them"), "{failed}");
         let repeated = async {
             let applied = migrate_with(&session, 30, Duration::from_millis(10)).await.unwrap();
-            assert_eq!(applied, 3);
+            assert_eq!(applied, 4);
         };
         let ending = async {
             reader.batch("COMMIT").await.unwrap();

@@ -122,3 +122,42 @@ async fn a_hand_over_keeps_breakers_open_and_rate_limits_spent() {
         assert_eq!(arrivals[&format!("/limited-{n}")].len(), BURST, "limited-{n}");
     }
 }
+
+/// A limit of which no further token comes while this test runs. Its worker is killed before and after each attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_rate_limit_keeps_its_tokens_when_its_worker_is_killed() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let limit = json!({"delivery": {"rateLimit": {"requests": 1, "interval": "1h", "burst": 2}}});
+    let manifests = hook("limited", &format!("{}/limited", receiver.url()), merged(quick(), limit))
+        + &hook("free", &format!("{}/free", receiver.url()), quick());
+    let database = shared().new_database();
+    let mut worker =
+        Standalone::start(&manifests, &["--store-url", &database, "--allow-unsafe-commits"]).await;
+    let count = |path: &str| receiver.requests().iter().filter(|request| request.path == path).count();
+    let arrive = async |path: &str, expected: usize| {
+        eventually(DEADLINE, "the requests", async || match count(path) {
+            found if found >= expected => Ok(()),
+            found => Err(format!("{found} requests of {expected} at {path}")),
+        })
+        .await;
+    };
+
+    // While no token can be recorded, no attempt starts.
+    let sql = |sql: &str| shared().sql(database.rsplit('/').next().expect("a name"), sql).expect("SQL");
+    sql("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON hookstream.pacing EXECUTE FUNCTION refuse()");
+    worker.publish_accepted(&event("e1")).await;
+    arrive("/free", 1).await;
+    worker.assert_stays("held back", async || count("/limited") == 0).await;
+    sql("DROP TRIGGER refuse ON hookstream.pacing");
+    arrive("/limited", 1).await;
+
+    for n in 2..=3 {
+        worker.process().kill9();
+        worker.restart().await;
+        worker.publish_accepted(&event(&format!("e{n}"))).await;
+        arrive("/free", n).await;
+        arrive("/limited", 2).await;
+    }
+    worker.assert_stays("within its limit", async || count("/limited") == 2).await;
+}

@@ -43,6 +43,8 @@ pub(super) const LEASE: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(1);
 /// How long a hand-over waits for a write of breakers.
 const WAIT_FOR_WRITES: Duration = Duration::from_secs(1);
+/// A process that is suspended in a transaction would hold the locks of shards until the server notices that its connection is dead.
+const END_IF_SUSPENDED: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// The least time between two shards that a worker gives for its load. Others must have seen the first move before.
 const BETWEEN_MOVES: Duration = Duration::from_secs(15);
 
@@ -173,7 +175,7 @@ impl Membership {
         self.ownership.keep(&kept);
         self.ownership.pacing.keep(&kept);
         // A shard that another worker gave.
-        self.gain(session, own, kept, seeds, &FastMap::default()).await?;
+        self.gain(session, own, kept, seeds).await?;
         self.ownership.extend(sent + (LEASE - MARGIN));
         let ids: Vec<i64> = workers.iter().map(|worker| worker.id).collect();
         let ShareChange { take, mut give } = share::plan(own, &ids, &shards);
@@ -209,19 +211,17 @@ impl Membership {
     }
 
     /// Takes over shards that the database says are this process's. First reads what their former owners are still
-    /// attempting, which a hook's concurrency includes, and the pacing of their hooks. `ended`: when the leases of the owners ended
-    /// from which they were taken.
+    /// attempting, which a hook's concurrency includes, and the pacing of their hooks.
     async fn gain(
         &self,
         session: &Session,
         own: i64,
         shards: FastMap<i16, i64>,
         seeds: Vec<(i16, f64)>,
-        ended: &FastMap<i16, Millis>,
     ) -> Result<(), DbError> {
         let unread = self.ownership.pacing.missing(&shards);
         if !unread.is_empty() {
-            let (received, rows) = pacing_rows::receive(session, &unread, ended).await?;
+            let (received, rows) = pacing_rows::receive(session, &unread, &FastMap::default()).await?;
             self.ownership.pacing.receive(&received, rows);
         }
         let owned = self.ownership.shards();
@@ -238,8 +238,9 @@ impl Membership {
 
     /// Takes shards without an owner. Of two workers that take the same shard, the database lets one have it.
     async fn take(&self, session: &Session, own: i64, shards: &[i16]) -> Result<(), DbError> {
-        session.forget_warnings();
-        let rows = session
+        let tx = session.begin().await?;
+        tx.batch(END_IF_SUSPENDED).await?;
+        let rows = tx
             .query(
                 "UPDATE hookstream.shards s SET owner = $1, epoch = s.epoch + 1, load = 0
                  FROM (SELECT shard, owner FROM hookstream.shards WHERE shard = ANY($2) ORDER BY shard FOR UPDATE) f
@@ -252,8 +253,6 @@ impl Membership {
                 &[(&own, Type::INT8), (&shards, Type::INT2_ARRAY)],
             )
             .await?;
-        // Otherwise a promoted standby may still have the former owner.
-        session.check_committed()?;
         let now = Millis::steady();
         let (mut taken, mut ended) = (FastMap::default(), FastMap::default());
         for row in &rows {
@@ -264,7 +263,13 @@ impl Membership {
                 ended.insert(shard, pacing_rows::before(now, ago));
             }
         }
-        self.gain(session, own, taken, Vec::new(), &ended).await
+        // In the same transaction: a process that ended in between would leave rows that the next owner ignores. `commit` fails if
+        // a promoted standby may still have the former owner.
+        let received: Vec<(i16, i64)> = taken.iter().map(|(shard, epoch)| (*shard, *epoch)).collect();
+        let (received, rows) = pacing_rows::receive(&tx, &received, &ended).await?;
+        tx.commit().await?;
+        self.ownership.pacing.receive(&received, rows);
+        self.gain(session, own, taken, Vec::new()).await
     }
 
     /// Gives shards to other workers, with the list of their deliveries in flight. Until those are settled or the lease of
@@ -355,8 +360,7 @@ async fn give(session: &Session, own: i64, shards: &[(i16, i64)], leaving: &Leav
     let seconds = |shard: &i16| leaving.empty_since.get(shard).map(|since| now.since(*since).as_secs_f64());
     let empty_for: Vec<Option<f64>> = numbers.iter().map(seconds).collect();
     let tx = session.begin().await?;
-    // A process that is suspended here would hold the locks of the shards until the server notices that its connection is dead.
-    tx.batch("SET LOCAL idle_in_transaction_session_timeout = '5s'").await?;
+    tx.batch(END_IF_SUSPENDED).await?;
     pacing_rows::give(&tx, own, &epochs, &leaving.pacing).await?;
     tx.execute(
         "UPDATE hookstream.shards s SET owner = g.receiver, epoch = s.epoch + (g.receiver <> $4)::int, load = g.load,

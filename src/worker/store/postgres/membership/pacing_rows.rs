@@ -11,17 +11,17 @@ use super::super::connections::Connections;
 use super::super::failure::DbError;
 use super::super::session::Session;
 use super::Ownership;
-use super::pacing::{PacingRow, ReceivedShard};
+use super::pacing::{PacingRow, ReceivedRow, ReceivedShard};
 use crate::core::fast_map::FastMap;
 use crate::core::hook_pacing::HookPacing;
 use crate::core::time::Millis;
 
-/// How often changed breakers are written. So each hook is written at most that often.
+/// How often changed breakers are written. Used tokens of slow rate limits are written at once.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Rows of one statement.
 const BATCH: usize = 500;
 
-/// Writes the breakers that opened or closed, in transactions of their own, until the process stops.
+/// Writes the breakers that opened or closed, and the tokens of slow rate limits, in transactions of their own, until the process stops.
 pub(in super::super) async fn write_changes(
     connections: Arc<Connections>,
     ownership: Arc<Ownership>,
@@ -30,10 +30,11 @@ pub(in super::super) async fn write_changes(
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
+            () = ownership.pacing.requested() => {}
             () = stopping.cancelled() => return,
         }
         if let Err(error) = write_changes_once(&connections, &ownership).await {
-            tracing::debug!(%error, "write of circuit breakers failed, retried");
+            tracing::debug!(%error, "write of circuit breakers and rate limits failed, retried");
         }
     }
 }
@@ -56,6 +57,7 @@ pub(in super::super) async fn write_changes_once(
             ownership.pacing.restore_changes(&rows);
             return Err(error);
         }
+        ownership.pacing.confirm_changes(&rows);
         if rows.len() < BATCH {
             return Ok(());
         }
@@ -64,6 +66,7 @@ pub(in super::super) async fn write_changes_once(
 
 /// Writes rows, and removes those of hooks at rest. Changes nothing of shards that `own` does not own under the rows' epochs.
 async fn write(session: &Session, own: i64, rows: &[PacingRow]) -> Result<(), DbError> {
+    session.forget_warnings();
     let removed: Vec<&PacingRow> = rows.iter().filter(|row| row.pacing.is_none()).collect();
     if !removed.is_empty() {
         let uids: Vec<&str> = removed.iter().map(|row| &*row.uid).collect();
@@ -76,18 +79,22 @@ async fn write(session: &Session, own: i64, rows: &[PacingRow]) -> Result<(), Db
             )
             .await?;
     }
-    insert(session, own, rows).await
+    insert(session, own, rows).await?;
+    // Otherwise a promoted standby may not have the tokens that attempts use now.
+    session.check_committed()
 }
 
 async fn insert(session: &Session, own: i64, rows: &[PacingRow]) -> Result<(), DbError> {
     let now = Millis::steady();
     let (mut uids, mut shards, mut epochs, mut states) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut tokens_epochs = Vec::new();
     for PacingRow { uid, shard, epoch, pacing } in rows {
         let Some(pacing) = pacing else { continue };
         states.push(pacing.encode(now).map_err(|error| DbError::Unreadable(error.to_string()))?);
         uids.push(&**uid);
         shards.push(*shard);
         epochs.push(*epoch);
+        tokens_epochs.push(pacing.slow_bucket().map(|_| *epoch));
     }
     if uids.is_empty() {
         return Ok(());
@@ -95,12 +102,13 @@ async fn insert(session: &Session, own: i64, rows: &[PacingRow]) -> Result<(), D
     // The database's clock runs on while the statement waits. So a pause may become longer, and never shorter.
     session
         .execute(
-            "INSERT INTO hookstream.pacing AS p (uid, shard, epoch, written, state)
-             SELECT r.uid, r.shard, r.epoch, clock_timestamp(), r.state
-             FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[]) AS r (uid, shard, epoch, state)
+            "INSERT INTO hookstream.pacing AS p (uid, shard, epoch, written, state, tokens_epoch)
+             SELECT r.uid, r.shard, r.epoch, clock_timestamp(), r.state, r.tokens_epoch
+             FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[], $6::bigint[])
+                 AS r (uid, shard, epoch, state, tokens_epoch)
              JOIN hookstream.shards s ON s.shard = r.shard AND s.epoch = r.epoch AND s.owner = $5
              ON CONFLICT (uid) DO UPDATE SET shard = excluded.shard, epoch = excluded.epoch,
-                 written = excluded.written, state = excluded.state
+                 written = excluded.written, state = excluded.state, tokens_epoch = excluded.tokens_epoch
              WHERE p.epoch <= excluded.epoch",
             &[
                 (&uids, Type::TEXT_ARRAY),
@@ -108,6 +116,7 @@ async fn insert(session: &Session, own: i64, rows: &[PacingRow]) -> Result<(), D
                 (&epochs, Type::INT8_ARRAY),
                 (&states, Type::TEXT_ARRAY),
                 (&own, Type::INT8),
+                (&tokens_epochs, Type::INT8_ARRAY),
             ],
         )
         .await
@@ -138,7 +147,7 @@ pub(super) async fn receive(
     session: &Session,
     shards: &[(i16, i64)],
     ended: &FastMap<i16, Millis>,
-) -> Result<(Vec<ReceivedShard>, Vec<(Arc<str>, HookPacing)>), DbError> {
+) -> Result<(Vec<ReceivedShard>, Vec<ReceivedRow>), DbError> {
     let (numbers, epochs): (Vec<i16>, Vec<i64>) = shards.iter().copied().unzip();
     let found = session
         .query(
@@ -166,11 +175,13 @@ pub(super) async fn receive(
     let found = session
         .query(
             // Rows that still have the epoch of the last orderly hand-over: its receiver ended before it read them.
-            "UPDATE hookstream.pacing p SET epoch = g.epoch
+            // Only an owner that raises `tokens_epoch` here records tokens before it uses them. So it must not skip an owner.
+            "UPDATE hookstream.pacing p SET epoch = g.epoch,
+                 tokens_epoch = CASE WHEN p.tokens_epoch IN (g.epoch - 1, g.epoch) THEN g.epoch END
              FROM unnest($1::smallint[], $2::bigint[]) AS g (shard, epoch)
              JOIN hookstream.shards s ON s.shard = g.shard
              WHERE p.shard = g.shard AND p.epoch <= g.epoch AND p.epoch IN (g.epoch - 1, g.epoch, s.given_epoch)
-             RETURNING p.uid, p.state, extract(epoch FROM clock_timestamp() - p.written)::float8",
+             RETURNING p.uid, p.state, extract(epoch FROM clock_timestamp() - p.written)::float8, p.tokens_epoch IS NOT NULL",
             &[(&numbers, Type::INT2_ARRAY), (&epochs, Type::INT8_ARRAY)],
         )
         .await?;
@@ -179,8 +190,9 @@ pub(super) async fn receive(
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let (uid, state, ago): (&str, &str, f64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let has_tokens = row.try_get(3)?;
         match HookPacing::decode(state, before(now, ago)) {
-            Ok(pacing) => rows.push((uid.into(), pacing)),
+            Ok(pacing) => rows.push(ReceivedRow { uid: uid.into(), pacing, has_tokens }),
             // The hook is sent without it. Failing would keep its shard from every worker.
             Err(error) => {
                 tracing::warn!(hook = uid, %error, "stored circuit breaker of a hook is unreadable, ignored")

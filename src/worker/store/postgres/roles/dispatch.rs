@@ -193,6 +193,17 @@ impl DispatchStore for PostgresStore {
         self.ownership.owns_at(hook_uid, Millis::steady())
     }
 
+    fn persist_pacing(&self, hook_uid: &str, epoch: Option<i64>) -> BoxFuture<'_, bool> {
+        let uid = hook_uid.to_owned();
+        async move {
+            match epoch {
+                Some(epoch) => self.ownership.pacing.persist(&uid, epoch).await,
+                None => false,
+            }
+        }
+        .boxed()
+    }
+
     fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq, epoch: Option<i64>) -> bool {
         self.ownership.begin_attempt(hook_uid, delivery, epoch, Millis::steady())
     }

@@ -13,7 +13,10 @@ use crate::core::time::Millis;
 
 const UID: &str = "uid-x";
 const PAUSE: Duration = Duration::from_secs(60);
-const RATE: Rate = Rate { requests: 1, interval: Duration::from_secs(3600), burst: 5 };
+/// The tokens of this rate limit are not recorded before they are used.
+const RATE: Rate = Rate { requests: 1, interval: Duration::from_secs(60), burst: 5 };
+/// The tokens of this one are.
+const SLOW: Rate = Rate { requests: 1, interval: Duration::from_secs(3600), burst: 5 };
 
 /// An open breaker, and a rate limit with two tokens.
 fn pacing() -> HookPacing {
@@ -119,6 +122,146 @@ async fn an_open_breaker_outlives_workers_that_end_without_notice() {
     assert_eq!(inherited(&next).pacing, None);
 }
 
+/// The pacing of a hook with this many tokens of its slow rate limit.
+fn slow(tokens: f64) -> Option<HookPacing> {
+    let breaker = BreakerSnapshot { failed: 0, attempts: 0, open: None };
+    let bucket = Some(TokenBucket::with_tokens(SLOW, tokens, Millis::steady()));
+    Some(HookPacing { generation: Some(7), breaker, bucket })
+}
+
+async fn persist(store: &PostgresStore) -> bool {
+    store.persist_pacing(UID, store.epoch(UID)).await
+}
+
+/// Asserts that the slow rate limit has at most the tokens that it had, and those that it earned while this test ran.
+#[track_caller]
+fn assert_tokens(store: &PostgresStore, before: f64) {
+    let bucket = inherited(store).pacing.and_then(|pacing| pacing.bucket).expect("its tokens");
+    assert_eq!(bucket.rate(), SLOW);
+    let tokens = bucket.tokens(Millis::steady());
+    assert!((before - 0.01..before + 0.05).contains(&tokens), "{tokens} of {before}");
+}
+
+/// Otherwise a hook whose limit is slower than its workers' crashes would never be sent.
+#[tokio::test]
+async fn tokens_of_a_slow_limit_outlive_workers_that_end_without_notice() {
+    let (url, workers) = workers(1).await;
+    record(&workers[0], slow(2.0));
+    assert!(persist(&workers[0]).await);
+    let mut last = workers.into_iter().next().unwrap();
+    for name in ["second", "third"] {
+        expire(&url, &last);
+        last = open(&url, name).await;
+        assert_tokens(&last, 2.0);
+    }
+    // An attempt there.
+    record(&last, slow(1.0));
+    assert!(persist(&last).await);
+    expire(&url, &last);
+    let next = open(&url, "fourth").await;
+    assert_tokens(&next, 1.0);
+    // Also after an orderly hand-over that nothing was recorded after.
+    let other = open(&url, "other").await;
+    other.take_all_from(&next).await;
+    assert_tokens(&other, 1.0);
+    expire(&url, &other);
+    assert_tokens(&open(&url, "last").await, 1.0);
+}
+
+/// The half-hours of the workers add up to an hour.
+#[tokio::test]
+async fn a_slow_limit_earns_tokens_across_crashes() {
+    let (url, workers) = workers(1).await;
+    record(&workers[0], slow(0.0));
+    assert!(persist(&workers[0]).await);
+    let mut last = workers.into_iter().next().unwrap();
+    for (name, tokens) in [("second", 0.5), ("third", 1.0), ("fourth", 1.5)] {
+        sql(&url, "UPDATE hookstream.pacing SET written = written - interval '30 min'");
+        expire(&url, &last);
+        last = open(&url, name).await;
+        assert_tokens(&last, tokens);
+    }
+}
+
+/// Otherwise a crash during the attempt would give its token to the next owner again.
+#[tokio::test]
+async fn an_attempt_of_a_slow_limit_waits_until_its_token_is_recorded() {
+    let (url, workers) = workers(1).await;
+    let store = &workers[0];
+    assert!(persist(store).await, "nothing is recorded");
+    for tokens in [4.0, 3.0] {
+        let lock = store.ownership.pacing.lock_writes(PAUSE).await;
+        record(store, slow(tokens));
+        let mut wait = Box::pin(persist(store));
+        assert!(tokio::time::timeout(Duration::from_millis(300), &mut wait).await.is_err());
+        drop(lock);
+        assert!(tokio::time::timeout(PAUSE, wait).await.unwrap());
+    }
+    expire(&url, store);
+    assert_tokens(&open(&url, "next").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_record_ends_when_the_shard_is_lost() {
+    let (url, workers) = workers(1).await;
+    let store = &workers[0];
+    let _lock = store.ownership.pacing.lock_writes(PAUSE).await;
+    record(store, slow(1.0));
+    let wait = persist(store);
+    let lose = async {
+        expire(&url, store);
+        store.renew().await.unwrap();
+    };
+    let (is_recorded, ()) = tokio::join!(tokio::time::timeout(PAUSE, wait), lose);
+    assert!(!is_recorded.unwrap());
+    assert!(!store.persist_pacing(UID, None).await);
+}
+
+/// It records no tokens before it uses them.
+#[tokio::test]
+async fn a_slow_limit_starts_without_tokens_after_a_worker_of_an_older_version_that_ended_without_notice() {
+    let (url, workers) = workers(1).await;
+    record(&workers[0], slow(2.0));
+    assert!(persist(&workers[0]).await);
+    expire(&url, &workers[0]);
+    // It takes the shards, and makes the rows its own.
+    sql(&url, "UPDATE hookstream.shards SET epoch = epoch + 1");
+    sql(&url, "UPDATE hookstream.pacing SET epoch = epoch + 1");
+    let mut last = None;
+    // The second one finds what the first one has left in the row.
+    for name in ["next", "after"] {
+        let next = open(&url, name).await;
+        let InheritedPacing { pacing, empty_since } = inherited(&next);
+        assert_eq!(pacing.unwrap().bucket, None);
+        assert!(empty_since.is_some());
+        expire(&url, &next);
+        last = Some(next);
+    }
+    drop(last);
+}
+
+/// One from an older version in an orderly hand-over, whose row says nothing of later attempts.
+#[tokio::test]
+async fn inherited_tokens_of_a_slow_limit_are_recorded_at_once() {
+    let (url, workers) = workers(1).await;
+    record(&workers[0], slow(2.0));
+    let other = open(&url, "other").await;
+    let shards = {
+        let session = workers[0].session().await.unwrap();
+        let to = other.ownership.worker();
+        let shards: Vec<_> = workers[0].ownership.shards().into_iter().map(|shard| (shard, to)).collect();
+        workers[0].membership.give(&session, workers[0].ownership.worker(), &shards).await.unwrap();
+        shards.len()
+    };
+    assert_eq!(shards, 256);
+    sql(&url, "UPDATE hookstream.pacing SET tokens_epoch = NULL");
+    other.renew().await.unwrap();
+    assert_tokens(&other, 2.0);
+    assert!(persist(&other).await);
+    expire(&url, &other);
+    assert_tokens(&open(&url, "next").await, 2.0);
+}
+
 /// Its lease ended at a known time. Since then it has started nothing, so tokens have come back.
 #[tokio::test]
 async fn tokens_come_back_from_the_end_of_the_former_lease_on() {
@@ -182,6 +325,35 @@ async fn an_open_breaker_outlives_a_receiver_that_read_nothing() {
     let last = open(&url, "last").await;
     let pacing = assert_open(&last, &before).pacing.unwrap();
     assert_eq!(pacing.bucket, None, "the receiver may have used them");
+}
+
+/// A worker takes the shards of one that has crashed, and ends before it has read their rows.
+#[tokio::test]
+async fn an_open_breaker_outlives_a_taker_that_read_nothing() {
+    let (url, workers) = workers(1).await;
+    let before = pacing();
+    record(&workers[0], Some(before.clone()));
+    workers[0].write_breakers().await;
+    let lock = workers[0].session().await.unwrap();
+    lock.batch("BEGIN; SELECT * FROM hookstream.pacing FOR UPDATE").await.unwrap();
+    expire(&url, &workers[0]);
+    let taker = tokio::spawn({
+        let url = url.clone();
+        async move { drop(open(&url, "taker").await) }
+    });
+    let blocked = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%pacing%'";
+    while sql(&url, blocked)[0][0] == "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    taker.abort();
+    assert!(taker.await.unwrap_err().is_cancelled());
+    let running = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    sql(&url, running);
+    lock.batch("COMMIT").await.unwrap();
+    sql(&url, "UPDATE hookstream.workers SET lease_until = '-infinity'");
+    assert_open(&open(&url, "last").await, &before);
 }
 
 /// Its rows would not be complete, and the next owner would take them for complete.
