@@ -38,9 +38,9 @@ start() {
   pids="$pids $!"
 }
 is_ready() { http -f -o /dev/null "http://127.0.0.1:$ops_port/readyz" 2>/dev/null; }
-# publish EVENT DATA: publishes an event of the shop.
+# publish ID EVENT DATA: publishes an event of the shop.
 publish() {
-  "$bin" send -n shop --source shop --event "$1" --data "$2" --url "http://127.0.0.1:$ingest_port" --output json >/dev/null 2>>"$tmp/send.log" ||
+  "$bin" send -n shop --source shop --id "$1" --event "$2" --data "$3" --url "http://127.0.0.1:$ingest_port" --output json >/dev/null 2>>"$tmp/send.log" ||
     fail "an event was not accepted"
 }
 # deliveries QUERY: the deliveries of the shop as JSON.
@@ -90,18 +90,18 @@ start worker standalone --manifests "$tmp/manifests" --data "$tmp/data" --listen
 within 30 "the worker to become ready" is_ready
 
 # The first three requests to the warehouse fail, and all three are attempts of this order.
-publish order.created '{"order": 4711, "customer": "Ada Lovelace", "total": 129.9, "items": [{"article": "A-17", "count": 2}]}'
+publish order-4711 order.created '{"order": 4711, "customer": "Ada Lovelace", "total": 129.9, "items": [{"article": "A-17", "count": 2}]}'
 within 30 "the dead letter of order 4711" has_dead_letter
 for order in $(seq 4712 4731); do
-  publish order.created "{\"order\": $order, \"customer\": \"Customer $order\", \"total\": $((order % 10 * 90)).5, \"items\": [{\"article\": \"B-$((order % 7))\", \"count\": 1}]}"
+  publish "order-$order" order.created "{\"order\": $order, \"customer\": \"Customer $order\", \"total\": $((order % 10 * 90)).5, \"items\": [{\"article\": \"B-$((order % 7))\", \"count\": 1}]}"
 done
 for invoice in $(seq 900 907); do
-  publish invoice.sent "{\"invoice\": $invoice, \"order\": $((invoice + 3812))}"
+  publish "invoice-$invoice" invoice.sent "{\"invoice\": $invoice, \"order\": $((invoice + 3812))}"
 done
 for customer in 1 2 3; do
-  publish customer.registered "{\"customer\": $customer, \"email\": \"customer$customer@example.com\"}"
+  publish "customer-$customer" customer.registered "{\"customer\": $customer, \"email\": \"customer$customer@example.com\"}"
 done
-publish order.cancelled '{"order": 4705}'
+publish order-4705-cancelled order.cancelled '{"order": 4705}'
 within 60 "an event of Kong" emit_consumer
 within 60 "an event of Auth0" emit_user
 

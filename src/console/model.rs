@@ -30,6 +30,9 @@ pub struct Delivery {
     pub held: Option<Hold>,
     #[serde(default)]
     pub data: Option<Box<RawValue>>,
+    /// The event's, with the data.
+    #[serde(default)]
+    pub subject: Option<String>,
     #[serde(default)]
     pub last_exchange: Option<Exchange>,
 }
@@ -106,6 +109,9 @@ pub struct Event {
     pub deliveries_left_out: bool,
     #[serde(default)]
     pub data: Option<Box<RawValue>>,
+    /// With the data.
+    #[serde(default)]
+    pub subject: Option<String>,
 }
 
 /// The deliveries of an event, and why other hooks have none.
@@ -169,7 +175,7 @@ pub struct HookList {
 }
 
 /// A hook and the state of its deliveries.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hook {
     pub namespace: String,
@@ -186,6 +192,9 @@ pub struct Hook {
     pub oldest_time: Option<String>,
     pub last_success_time: Option<String>,
     pub p95_ms: Option<f64>,
+    /// Its recent dead letters, if the page read them.
+    #[serde(skip)]
+    pub dead_letters: Option<String>,
 }
 
 /// A hook with what explains the state of its deliveries.

@@ -22,6 +22,7 @@ async fn search_answers_why_an_order_did_not_arrive_needs_chromium() {
     browser.fill("#q", "4711").await;
     browser.press(ENTER).await;
     browser.find("body[data-page=event]").await;
+    assert!(browser.text("h1").await.contains(ORDER));
     let verdict = browser.text("#verdict").await;
     assert!(verdict.contains("warehouse") && verdict.contains("422"), "{verdict}");
     let page = browser.text("main").await;
@@ -35,12 +36,36 @@ async fn search_answers_why_an_order_did_not_arrive_needs_chromium() {
     browser.quit().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make test runs it where Chromium is"]
+async fn event_replays_first_what_is_dead_needs_chromium() {
+    let seeded = Seeded::start().await;
+    let browser = Browser::start().await;
+    let received = seeded.good.requests().len();
+    browser.open(&seeded.page(&format!("{NAMESPACE}/event?id={ORDER}"))).await;
+    assert_eq!(browser.text(".title .actions .primary").await, "Replay the dead delivery");
+    // All of them is another action, which first says what it repeats.
+    browser.click(".title .actions form:last-child button").await;
+    browser.wait_for_text("h1", "Replay 2 deliveries?").await;
+    browser
+        .wait_for_text("main .notice", "Already arrived: 1 delivery. Its receiver gets it a second time.")
+        .await;
+    assert!(browser.find_all("main .primary").await.is_empty(), "a replay of what arrived is not primary");
+    browser.open(&seeded.page(&format!("{NAMESPACE}/event?id={ORDER}"))).await;
+    seeded.bad.script(|_, _| Reply::status(200));
+    browser.click(".title .actions .primary").await;
+    browser.wait_for_text("main", "The delivery is replayed now").await;
+    seeded.wait_for_deliveries("warehouse", "delivered", 1).await;
+    assert_eq!(seeded.good.requests().len(), received, "what had arrived is not repeated");
+    browser.quit().await;
+}
+
 /// Replays the order after its receiver was repaired.
 async fn replay_order(browser: &Browser, seeded: &Seeded) {
     browser.open(&seeded.page(&order_delivery(seeded).await)).await;
     seeded.bad.script(|_, _| Reply::status(200));
     browser.click("form[action$='/replay'] button").await;
-    browser.wait_for_text("main", "The delivery is sent again now").await;
+    browser.wait_for_text("main", "The delivery is replayed now").await;
     seeded.wait_for_deliveries("warehouse", "delivered", 1).await;
 }
 
@@ -199,12 +224,12 @@ async fn everything_works_without_scripts_needs_chromium() {
     browser.click("button[name=action][value=replay]").await;
     browser.wait_for_text("h1", "Replay 2 deliveries?").await;
     browser.click("form[action$='/confirm'] button").await;
-    browser.wait_for_text("h1", "2 deliveries sent again").await;
+    browser.wait_for_text("h1", "2 deliveries replayed").await;
     seeded.wait_for_deliveries("warehouse", "delivered", 2).await;
     // One delivery by its own button; the page shows the result when it is loaded again.
     browser.open(&seeded.page(&format!("{NAMESPACE}/event?id={ORDER}"))).await;
     browser.click("form[action$='/replay'] button").await;
-    browser.wait_for_text("main", "The delivery is sent again now").await;
+    browser.wait_for_text("main", "The delivery is replayed now").await;
     // Cancel a pending one.
     browser.open(&seeded.page(&format!("{NAMESPACE}/deliveries?state=pending&hook=billing"))).await;
     browser.click("a[data-row]").await;
@@ -251,7 +276,7 @@ async fn keyboard_is_enough_needs_chromium() {
     let script = "document.querySelector(\"form[action$='/replay'] button\").focus()";
     browser.run(script).await;
     browser.press(ENTER).await;
-    browser.wait_for_text("main", "The delivery is sent again now").await;
+    browser.wait_for_text("main", "The delivery is replayed now").await;
     // Another page.
     browser.press("g").await;
     browser.press("d").await;

@@ -21,6 +21,14 @@ async fn overview_leads_to_what_is_wrong_needs_chromium() {
     }
     browser.open(&seeded.page("/console/")).await;
     browser.wait_for_text("main", "billing").await;
+    // Lost deliveries come before a hook that tries again by itself.
+    let wrong = "section[aria-labelledby=wrong] tbody tr";
+    browser.wait_for_text(&format!("{wrong}:nth-child(1)"), "warehouse").await;
+    browser.wait_for_text(&format!("{wrong}:nth-child(1)"), "5 dead letters in 24 h").await;
+    browser
+        .wait_for_text("#verdict", "5 deliveries to warehouse became dead letters in the last 24 hours.")
+        .await;
+    browser.wait_for_text(&format!("{wrong}:nth-child(2)"), "billing").await;
     browser.click("main a[href$='/hooks/billing']").await;
     browser.find("body[data-page=hook]").await;
     browser.wait_for_text("#verdict", "Attempts fail").await;

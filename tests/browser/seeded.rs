@@ -22,7 +22,7 @@ pub const ORDER: &str = "order-4711";
 pub struct Seeded {
     pub standalone: Standalone,
     /// Answers 200.
-    _good: Receiver,
+    pub good: Receiver,
     /// Answers 422 with a hostile body.
     pub bad: Receiver,
 }
@@ -66,7 +66,7 @@ impl Seeded {
         let mut standalone =
             Standalone::start(&manifests, &[&["--keep-responses", "all"], args].concat()).await;
         standalone.client = client;
-        let seeded = Seeded { standalone, _good: good, bad };
+        let seeded = Seeded { standalone, good, bad };
         seeded
             .publish(ORDER, "order.created", json!({"order": 4711, "total": 129.9, "customer": "Ada"}))
             .await;

@@ -4,8 +4,10 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::event::{host_of, replay_form};
+use super::receiver::Receiver;
 use super::verdict::{class_of, describe, shown_state};
 use crate::console::model::{Attempt, Delivery, Exchange, Explanation, Header, Hold, KeptBody};
+use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
@@ -26,9 +28,16 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         true => explanation(request, &delivery).await,
         false => None,
     };
+    let receiver = match delivery.state.as_str() {
+        "dead" => Receiver::read(request, &delivery).await,
+        _ => None,
+    };
     let host = match delivery.last_exchange.as_ref().and_then(|exchange| host(&exchange.request.url)) {
         Some(host) => Some(host),
-        None => host_of(request, &delivery.hook).await,
+        None => match &receiver {
+            Some(receiver) => receiver.host(),
+            None => host_of(request, &delivery.hook).await,
+        },
     };
     let rights = Rights::read(request).await;
     let own = request.scope.page("deliveries").segment(&delivery.id);
@@ -37,12 +46,12 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let main = html! {
         p.crumbs { a href=(request.scope.page("deliveries")) { "Deliveries" } " / " span.mono { (delivery.id) } }
         div.title {
-            h1 { "Delivery of " a href=(request.scope.event(&delivery.event)) { (delivery.event) } }
+            (heading(&delivery, &request.scope.event(&delivery.event)))
             (state_pill(shown_state(&delivery)))
             div.actions {
                 @let is_pending = delivery.state == "pending";
                 @if rights.may(Right::Replay) {
-                    (replay_form(request, &delivery, if is_pending { "" } else { "primary" }))
+                    (replay_form(request, &delivery, if delivery.state == "dead" { "primary" } else { "" }))
                 }
                 @if is_pending && rights.may(Right::Cancel) {
                     (post_form(&own.clone().segment("cancel"), request.csrf(), &[], "Cancel", "danger"))
@@ -57,7 +66,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         div.grid {
             section.card aria-labelledby="next" {
                 h2 #next { "What happens next" }
-                (next(&delivery))
+                (next(&delivery, receiver.as_ref()))
                 @if let Some(explanation) = explanation { p.hint { (prose(&explanation)) } }
             }
             section.card aria-labelledby="facts" {
@@ -81,11 +90,25 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     };
     Ok(Page {
         id: "delivery",
-        title: format!("{} to {}", delivery.event, delivery.hook),
+        title: match &delivery.subject {
+            Some(subject) => format!("{} ({subject}) to {}", delivery.event, delivery.hook),
+            None => format!("{} to {}", delivery.event, delivery.hook),
+        },
         section: Section::Deliveries,
         main,
         is_live: true,
     })
+}
+
+/// Names the event, its subject and the hook. People know an order by the event's id or by its subject.
+fn heading(delivery: &Delivery, event: &Path) -> Markup {
+    html! {
+        h1 {
+            "Delivery of " a href=(event) { (delivery.event) }
+            @if let Some(subject) = &delivery.subject { " (" (subject) ")" }
+            " to " (delivery.hook)
+        }
+    }
 }
 
 /// Returns the API's explanation of a delivery, if its event is still kept.
@@ -117,7 +140,8 @@ pub fn next_attempt(delivery: &Delivery) -> Markup {
     }
 }
 
-fn next(delivery: &Delivery) -> Markup {
+/// Says what happens next. `receiver`: of a dead delivery, if it is known.
+fn next(delivery: &Delivery, receiver: Option<&Receiver>) -> Markup {
     html! {
         @match (delivery.state.as_str(), &delivery.held, &delivery.next_attempt_time) {
             ("pending", Some(held), _) => {
@@ -130,7 +154,15 @@ fn next(delivery: &Delivery) -> Markup {
             ("pending", None, Some(at)) => p { "Attempt " (delivery.attempts.len() + 1) " is due at " (time(at)) "." },
             ("pending", None, None) => p { "The next attempt starts when its hook may send." },
             ("delivered", ..) => p { "Nothing: the receiver accepted it." },
-            ("dead", ..) => p { "Nothing, unless it is replayed: correct the cause, then replay it." },
+            ("dead", ..) => {
+                @match receiver {
+                    Some(receiver) => {
+                        p { "Nothing, unless it is replayed. " (prose(&receiver.outlook(delivery))) }
+                        @if let Some(retries) = receiver.retries(delivery) { (retries) }
+                    },
+                    None => p { "Nothing, unless it is replayed: correct the cause, then replay it." },
+                }
+            },
             ("dropped", ..) => p { "Nothing: a rule of the hook dropped it. A replay sends it anyway." },
             ("cancelled", ..) => p { "Nothing, unless it is replayed." },
             _ => p { "Unknown." },
@@ -273,9 +305,12 @@ mod tests {
                 "body": {"text": HOSTILE, "truncated": false}},
         }))
         .unwrap();
-        for markup in [timeline(&delivery), exchange_view(&exchange), next(&delivery)] {
+        for markup in [timeline(&delivery), exchange_view(&exchange), next(&delivery, None)] {
             assert!(!markup.into_string().contains("<script"));
         }
+        let delivery = Delivery { subject: Some(HOSTILE.to_owned()), ..delivery };
+        let heading = heading(&delivery, &Path::new("/console/event").query("id", HOSTILE)).into_string();
+        assert!(!heading.contains("<script") && heading.matches("&lt;script").count() == 3, "{heading}");
     }
 
     #[test]
@@ -292,7 +327,7 @@ mod tests {
         assert_eq!(next_attempt(&paused).into_string(), "when resumed");
         assert!(timeline(&paused).into_string().contains("Attempt 1</strong> when resumed"));
         // The sentence above has the message already.
-        assert!(!next(&paused).into_string().contains("the message") && !needs_explanation(&paused));
+        assert!(!next(&paused, None).into_string().contains("the message") && !needs_explanation(&paused));
         let probed = next_attempt(&held("Unreachable", Some("2026-01-01T00:05:00Z"))).into_string();
         assert!(probed.contains("00:05:00 UTC") && probed.ends_with("(probe)"), "{probed}");
     }

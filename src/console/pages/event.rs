@@ -12,8 +12,8 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, attempt_result, copy_button, csrf_field, definition, hint, icon, json_viewer, post_form,
-    prose, state_pill, time, verdict_icon,
+    Page, Section, attempt_result, button, copy_button, csrf_field, definition, hint, icon, json_viewer,
+    post_form, prose, state_pill, time, verdict_icon,
 };
 
 /// The most hooks whose receivers are looked up.
@@ -33,12 +33,10 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let main = html! {
         p.crumbs { a href=(request.scope.page("events")) { "Events" } " / " span { (event.source) } }
         div.title {
-            hgroup { h1 { (event.event) } p #id.mono.muted { (event.id) } }
+            (heading(&event))
             (state_pill(outcome_of(&explanation)))
             div.actions {
-                @if !explanation.deliveries.is_empty() && rights.may(Right::Replay) {
-                    (replay_all(request, &explanation.deliveries))
-                }
+                @if rights.may(Right::Replay) { (replay_forms(request, &explanation.deliveries)) }
             }
         }
         p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span { (prose(&verdict.text)) } }
@@ -80,11 +78,23 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     };
     Ok(Page {
         id: "event",
-        title: format!("{} {}", event.event, event.id),
+        title: match &event.subject {
+            Some(subject) => format!("{} {} ({subject})", event.event, event.id),
+            None => format!("{} {}", event.event, event.id),
+        },
         section: Section::Events,
         main,
         is_live: true,
     })
+}
+
+/// Names the event with its id and its subject: people know an order by one of them.
+fn heading(event: &Event) -> Markup {
+    html! {
+        hgroup {
+            h1 { (event.event) " " span #id.mono { (event.id) } @if let Some(subject) = &event.subject { " (" (subject) ")" } }
+        }
+    }
 }
 
 /// Returns the receivers' hosts of the hooks that the sentence describes.
@@ -148,34 +158,56 @@ fn delivery_row(request: &PageRequest, found: &ExplainedDelivery, may_replay: bo
     }
 }
 
-/// The form that replays a delivery. One that was delivered is sent again only after a page that says what that does.
+/// The form that replays a delivery. One that was delivered is replayed only after a page that says what that does.
 pub fn replay_form(request: &PageRequest, delivery: &Delivery, class: &str) -> Markup {
     let list = request.scope.page("deliveries");
     if delivery.state == "delivered" {
         let id = format!("{}/{}", delivery.namespace, delivery.id);
         let fields = [("action", "replay"), ("id", id.as_str()), ("return", request.address.as_str())];
-        return post_form(&list.segment("selected"), request.csrf(), &fields, "Send again…", "");
+        return post_form(&list.segment("selected"), request.csrf(), &fields, "Replay…", "");
     }
-    let label = if delivery.state == "pending" { "Attempt now" } else { "Replay" };
+    let label = if delivery.state == "pending" { "Replay now" } else { "Replay" };
     let target = list.segment(&delivery.id).segment("replay");
     post_form(&target, request.csrf(), &[("return", &request.address)], label, class)
 }
 
-/// The form that replays all deliveries of the event, after a page that says how many they are.
-fn replay_all(request: &PageRequest, deliveries: &[ExplainedDelivery]) -> Markup {
+/// The forms that replay several deliveries of the event: first those that are dead, because a replay of the others repeats what
+/// arrived.
+fn replay_forms(request: &PageRequest, deliveries: &[ExplainedDelivery]) -> Markup {
+    let dead: Vec<&Delivery> =
+        deliveries.iter().map(|found| &found.delivery).filter(|delivery| delivery.state == "dead").collect();
+    let all = deliveries.iter().map(|found| &found.delivery);
+    html! {
+        @match dead.as_slice() {
+            [] => {},
+            [one] => {
+                @let target = request.scope.page("deliveries").segment(&one.id).segment("replay");
+                (post_form(&target, request.csrf(), &[("return", &request.address)], "Replay the dead delivery", "primary"))
+            },
+            many => (replay_selected(request, many.iter().copied(), &format!("Replay the {} dead deliveries…", many.len()), "primary")),
+        }
+        @if deliveries.len() > 1 && dead.len() < deliveries.len() {
+            (replay_selected(request, all, &format!("Replay all {}…", deliveries.len()), ""))
+        }
+    }
+}
+
+/// The form that replays these deliveries, after a page that says how many they are and how many of them arrived before.
+fn replay_selected<'a>(
+    request: &PageRequest,
+    deliveries: impl Iterator<Item = &'a Delivery>,
+    label: &str,
+    class: &str,
+) -> Markup {
     html! {
         form.inline method="post" action=(request.scope.page("deliveries/selected")) {
             (csrf_field(request.csrf()))
             input type="hidden" name="action" value="replay";
-            @for found in deliveries {
-                input type="hidden" name="id" value={ (found.delivery.namespace) "/" (found.delivery.id) };
+            @for delivery in deliveries {
+                input type="hidden" name="id" value={ (delivery.namespace) "/" (delivery.id) };
             }
             input type="hidden" name="return" value=(request.address);
-            @if deliveries.iter().all(|found| found.delivery.state == "delivered") {
-                button.button type="submit" { "Send again to all…" }
-            } @else {
-                button.button.primary type="submit" { "Replay to all…" }
-            }
+            (button(label, class))
         }
     }
 }

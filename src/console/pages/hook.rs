@@ -2,9 +2,9 @@
 
 use axum::response::Response;
 use maud::{Markup, html};
-use serde::de::IgnoredAny;
 use serde_json::json;
 
+use super::dead_letters;
 use super::deliveries::{self, Columns, link};
 use super::hooks::{receiver, selector};
 use super::object_actions::{Action, actions};
@@ -14,17 +14,13 @@ use crate::console::problem::Problem;
 use crate::console::request::PageRequest;
 use crate::console::rights::{Right, Rights};
 use crate::console::view::{
-    Page, Section, command, count, definition, duration, empty, hint, icon, link_button, plural, post_form,
-    prose, state_class, state_pill, time, verdict_icon,
+    Page, Section, command, count, definition, duration, empty, hint, icon, link_button, post_form, prose,
+    state_class, state_pill, time, verdict_icon,
 };
 use crate::core::redact::MASK;
 
 /// Deliveries that the page shows.
 const SHOWN: &str = "20";
-
-/// The age of dead letters that the page counts, and how many at most.
-const DEAD_AGE: &str = "24h";
-const MAX_DEAD: usize = 100;
 
 pub async fn show(request: PageRequest) -> Response {
     request.respond(page(&request).await)
@@ -35,7 +31,11 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     let hook: HookDetail = request.api.get(&scope.api("hooks").segment(name)).await?;
     let path = scope.api("deliveries").query("hook", name).query("limit", SHOWN);
     let shown: List<Delivery> = request.api.get(&path).await?;
-    let dead = recent_dead_letters(request, name).await?;
+    let recent = dead_letters::recent(request, name).await?;
+    let dead = match recent.items.len() as u64 {
+        0 => None,
+        number => Some(dead_letters::describe(number, recent.is_complete, "")),
+    };
     let rights = Rights::read(request).await;
     let own = scope.page("hooks").segment(name);
     let summary = &hook.hook;
@@ -56,8 +56,7 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         p #verdict class={ "verdict " (class) } { (icon(verdict_icon(class))) span {
             (sentence(&hook, dead.is_some()))
             @if let Some(dead) = &dead {
-                " " a href=(link(scope, &[("hook", name), ("state", "dead"), ("since", DEAD_AGE)])) { (dead.0) }
-                " became " (dead.1) " in the last 24 hours."
+                " " a href=(link(scope, &[("hook", name), ("state", "dead")])) { (dead.0) } (dead.1) "."
             }
         } }
         @if !rights.may(Right::Test) { (hint(&rights, "Testing the hook", Right::Test)) }
@@ -111,22 +110,6 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
         }
     };
     Ok(Page { id: "hook", title: summary.name.clone(), section: Section::Hooks, main, is_live: true })
-}
-
-/// Returns the number of deliveries that died recently and what they became, as text. None: none did.
-async fn recent_dead_letters(
-    request: &PageRequest,
-    name: &str,
-) -> Result<Option<(String, &'static str)>, Problem> {
-    let path = request.scope.api("deliveries").query("hook", name).query("state", "dead");
-    let path = path.query("since", DEAD_AGE).query("limit", &MAX_DEAD.to_string());
-    let found: List<IgnoredAny> = request.api.get(&path).await?;
-    Ok(match (found.items.len(), found.next) {
-        (0, _) => None,
-        (1, None) => Some(("1 delivery".to_owned(), "a dead letter")),
-        (number, None) => Some((plural(number as u64, "delivery", "deliveries"), "dead letters")),
-        (number, Some(_)) => Some((format!("More than {number} deliveries"), "dead letters")),
-    })
 }
 
 /// Says in one sentence whether the hook delivers, and why not.

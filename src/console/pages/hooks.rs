@@ -108,6 +108,9 @@ fn row(hook: &Hook, with_namespace: bool) -> Markup {
             td.id data-label="Source / event" title=(selector(hook)) { (selector(hook)) }
             td.id data-label="Receiver" title=(receiver(hook)) { (receiver(hook)) }
             td.wide data-label="Why" {
+                @if let Some(dead) = &hook.dead_letters {
+                    div { a href=(link(&scope, &[("hook", &hook.name), ("state", "dead")])) { (dead) } }
+                }
                 @if !matches!(hook.state.as_str(), "delivering" | "idle") { code { (hook.reason) } " " (prose(&shorten(&hook.message, 140))) }
             }
             td.number data-label="Pending" {

@@ -1,15 +1,14 @@
 //! The overview: what is wrong, worst first, and the rates of the last hour.
 
-use std::collections::BTreeSet;
-
 use axum::response::Response;
 use futures::try_join;
 use maud::{Markup, html};
 
+use super::dead_letters::{self, DeadLetters};
 use super::deliveries::link;
 use super::hooks::{hook_address, table};
 use super::verdict::Verdict;
-use crate::console::model::{Delivery, HookList, Leader, List, Minute, Object, Rates, Status};
+use crate::console::model::{Hook, HookDetail, HookList, Leader, Minute, Object, Rates, Status};
 use crate::console::path::Path;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, Scope};
@@ -20,8 +19,8 @@ use crate::console::view::{
 
 /// The most hooks that are listed as wrong.
 const MAX_WRONG: &str = "10";
-/// The last dead letters whose hooks are named.
-const LAST_DEAD: &str = "20";
+/// The most hooks that are listed because of their dead letters.
+const MAX_LOSING: usize = 5;
 /// The most hooks that a sentence names.
 const MAX_NAMED: usize = 3;
 /// The states of hooks that need attention.
@@ -38,26 +37,30 @@ async fn page(request: &PageRequest) -> Result<Page, Problem> {
     // At the same time: two of them examine every hook.
     let (status, hooks, rates): (Status, HookList, Rates) =
         try_join!(request.api.get(&status), request.api.get(&wrong), request.api.get(&rates))?;
-    let losing = hooks_with_dead_letters(request, &status).await;
+    let dead = recent_dead_letters(request, &status).await;
+    let losing = losing_hooks(dead.as_ref());
     let verdict = verdict(scope, &status, &hooks);
     let total: u64 = hooks.counts.values().sum();
+    let more_are_wrong = hooks.next.is_some();
+    let shown = attention(request, &losing, dead.as_ref(), hooks.items.as_slice()).await;
     let main = html! {
         div.title { h1 { "Overview" } @if let Some(namespace) = scope.namespace() { span.muted { (namespace) } } }
         p #verdict class={ "verdict " (verdict.class) } { (icon(verdict_icon(verdict.class))) span {
+                // Dead letters come before hooks that fail, because those are retried by themselves.
+                @let (is_losing, is_closed) = (status.dead_letters.last_day > 0, status.disk.closed.is_some());
+                @if is_losing && !is_closed { (lost(scope, &status, &losing)) " " }
                 (verdict.text)
-                @if status.dead_letters.last_day > 0 {
-                    (dead_letters(&status, &losing)) a href=(link(scope, &[("state", "dead"), ("since", "24h")])) { "Show the dead letters" }
-                }
+                @if is_losing && is_closed { " " (lost(scope, &status, &losing)) }
             } }
         @if total == 0 { (first_steps()) }
         (states(scope, &hooks, &status))
         (traffic(&rates))
-        @if !hooks.items.is_empty() {
+        @if !shown.is_empty() {
             section.card aria-labelledby="wrong" {
                 h2 #wrong { "Hooks that need attention" }
-                (table(&hooks.items, scope))
+                (table(&shown, scope))
             }
-            @if hooks.next.is_some() { p { a href=(scope.page("hooks").query("sort", "state")) { "All hooks, worst first" } } }
+            @if more_are_wrong { p { a href=(scope.page("hooks").query("sort", "state")) { "All hooks, worst first" } } }
         }
         @if !status.not_ready.items.is_empty() { (objects("Objects that are not synced", &status.not_ready.items, status.not_ready.left_out)) }
         div.grid {
@@ -86,30 +89,62 @@ fn number_in(hooks: &HookList, states: &[&str]) -> u64 {
     states.iter().filter_map(|state| hooks.counts.get(*state)).sum()
 }
 
-/// Returns the hooks of the last dead letters; none if they cannot be read.
-async fn hooks_with_dead_letters(request: &PageRequest, status: &Status) -> BTreeSet<String> {
-    if status.dead_letters.last_day == 0 {
-        return BTreeSet::new();
+/// Reads the recent dead letters. None: there are none, or they cannot be read.
+async fn recent_dead_letters(request: &PageRequest, status: &Status) -> Option<DeadLetters> {
+    match status.dead_letters.last_day {
+        0 => None,
+        _ => dead_letters::recent(request, "").await.ok(),
     }
-    let path = request.scope.api("deliveries").query("state", "dead").query("since", "24h");
-    let found: Result<List<Delivery>, Problem> = request.api.get(&path.query("limit", LAST_DEAD)).await;
-    let items = found.map(|found| found.items).unwrap_or_default();
-    items.into_iter().map(|delivery| delivery.hook).collect()
+}
+
+/// A hook with recent dead letters.
+#[derive(Debug, PartialEq, Eq)]
+struct LosingHook<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    dead: u64,
+}
+
+/// Returns the hooks of dead letters, that of the last one first.
+fn losing_hooks(dead: Option<&DeadLetters>) -> Vec<LosingHook<'_>> {
+    let mut hooks: Vec<LosingHook<'_>> = Vec::new();
+    for delivery in dead.iter().flat_map(|dead| &dead.items) {
+        let (namespace, name) = (delivery.namespace.as_str(), delivery.hook.as_str());
+        match hooks.iter_mut().find(|hook| (hook.namespace, hook.name) == (namespace, name)) {
+            Some(hook) => hook.dead += 1,
+            None => hooks.push(LosingHook { namespace, name, dead: 1 }),
+        }
+    }
+    hooks
+}
+
+/// Returns the hooks that need attention: those with recent dead letters first, then those that are wrong.
+async fn attention(
+    request: &PageRequest,
+    losing: &[LosingHook<'_>],
+    dead: Option<&DeadLetters>,
+    wrong: &[Hook],
+) -> Vec<Hook> {
+    let mut first = Vec::new();
+    for lost in losing.iter().take(MAX_LOSING) {
+        let path = Scope::of(lost.namespace).api("hooks").segment(lost.name);
+        // A deleted hook has no page.
+        let Ok(HookDetail { hook, .. }) = request.api.get(&path).await else { continue };
+        let is_complete = dead.is_some_and(|dead| dead.is_complete);
+        first.push(Hook { dead_letters: Some(dead_letters::short_count(lost.dead, is_complete)), ..hook });
+    }
+    let is_first =
+        |hook: &Hook| first.iter().any(|lost| (&lost.namespace, &lost.name) == (&hook.namespace, &hook.name));
+    let others: Vec<Hook> = wrong.iter().filter(|hook| !is_first(hook)).cloned().collect();
+    first.into_iter().chain(others).collect()
 }
 
 /// Says how many deliveries became dead letters, and of which hooks.
-fn dead_letters(status: &Status, hooks: &BTreeSet<String>) -> String {
-    let dead = status.dead_letters.last_day;
-    let (number, became) = match (dead, status.dead_letters.exact) {
-        (1, true) => ("1 delivery".to_owned(), "a dead letter"),
-        (dead, true) => (plural(dead, "delivery", "deliveries"), "dead letters"),
-        (dead, false) => (format!("More than {} deliveries", count(dead)), "dead letters"),
-    };
-    let to = match names(hooks.iter().map(String::as_str), hooks.len() as u64) {
-        Some(names) => format!(" to {names}"),
-        None => String::new(),
-    };
-    format!(" {number}{to} became {became} in the last 24 hours: ")
+fn lost(scope: &Scope, status: &Status, losing: &[LosingHook<'_>]) -> Markup {
+    let counted = &status.dead_letters;
+    let hooks = names(losing.iter().map(|hook| hook.name), losing.len() as u64).unwrap_or_default();
+    let (deliveries, became) = dead_letters::describe(counted.last_day, counted.exact, &hooks);
+    html! { a href=(link(scope, &[("state", "dead")])) { (deliveries) } (became) "." }
 }
 
 /// Returns the first names of a number of hooks. None: no name is known.
@@ -140,9 +175,7 @@ fn verdict(scope: &Scope, status: &Status, hooks: &HookList) -> Verdict {
     let failing_names = named(hooks, &["failing"]);
     let held_names = named(hooks, &["held", "notReady"]);
     match (failing, held) {
-        (0, 0) if dead > 0 => {
-            Verdict { class: "warn", text: "No hook fails or is held, but deliveries were lost.".to_owned() }
-        }
+        (0, 0) if dead > 0 => Verdict { class: "warn", text: "No hook fails or is held.".to_owned() },
         // A name that was mistyped looks like this too: it is no good news.
         (0, 0) if hooks.counts.values().sum::<u64>() == 0 && status.healthy => Verdict {
             class: "off",
@@ -193,7 +226,7 @@ fn states(scope: &Scope, hooks: &HookList, status: &Status) -> Markup {
             (stat(&of_state(&["delivering", "idle"]), "Healthy hooks", &count(healthy), &shown(healthy, "good"), html! {}))
             (stat(&link(scope, &[("state", "pending")]), "Backlog", &bounded(status.backlog.pending, status.backlog.exact), "",
                 html! { @if let Some(oldest) = oldest { "oldest " (time(oldest)) } @else { "nothing is pending" } }))
-            (stat(&link(scope, &[("state", "dead"), ("since", "24h")]), "Dead letters, 24 h", &bounded(dead, status.dead_letters.exact),
+            (stat(&link(scope, &[("state", "dead")]), "Dead letters, 24 h", &bounded(dead, status.dead_letters.exact),
                 &shown(dead, "bad"), html! {}))
             @if let Some(used) = status.disk.used_ratio {
                 div.stat { span.label { "Disk" } span.value { (format!("{:.0}%", used * 100.0)) } span.more { "in use" } }
@@ -345,6 +378,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::console::model::Delivery;
 
     fn status(dead: u64) -> Status {
         let none = json!({"items": [], "leftOut": 0});
@@ -401,15 +435,22 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_name_their_hooks() {
-        let one = BTreeSet::from(["warehouse".to_owned()]);
+    fn dead_letters_name_their_hooks_and_the_last_comes_first() {
+        let dead = |hook: &str| -> Delivery {
+            serde_json::from_value(json!({"id": "i", "namespace": "n", "event": "e", "hook": hook, "state": "dead",
+                "reason": null, "acceptedTime": "2026-01-01T00:00:00Z", "attempts": [], "nextAttemptTime": null, "held": null}))
+            .unwrap()
+        };
+        let items = vec![dead("warehouse"), dead("billing"), dead("warehouse")];
+        let found = DeadLetters { items, is_complete: true };
+        let losing = losing_hooks(Some(&found));
+        let of = |name, dead| LosingHook { namespace: "n", name, dead };
+        assert_eq!(losing, [of("warehouse", 2), of("billing", 1)]);
+        let text = lost(&Scope::of("shop"), &status(3), &losing).into_string();
         assert_eq!(
-            dead_letters(&status(1), &one),
-            " 1 delivery to warehouse became a dead letter in the last 24 hours: "
-        );
-        assert_eq!(
-            dead_letters(&status(2), &BTreeSet::new()),
-            " 2 deliveries became dead letters in the last 24 hours: "
+            text,
+            "<a href=\"/console/namespaces/shop/deliveries?state=dead\">3 deliveries</a> to warehouse, billing became dead \
+             letters in the last 24 hours."
         );
     }
 }

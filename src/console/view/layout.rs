@@ -69,7 +69,7 @@ impl<'a> Shell<'a> {
 /// Returns the sentence for the result of an action that an address names. An address cannot carry any other sentence.
 pub fn done_message(done: &str) -> Option<&'static str> {
     Some(match done {
-        "replayed" => "The delivery is sent again now.",
+        "replayed" => "The delivery is replayed now.",
         "cancelled" => "The delivery was cancelled.",
         "replay-started" => "The replay has started.",
         "replay-cancelled" => "The replay was cancelled.",

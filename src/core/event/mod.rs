@@ -126,6 +126,11 @@ impl Event {
         self.attributes.get(CONTENT_TYPE_ATTRIBUTE).and_then(Value::as_str)
     }
 
+    /// Returns the attribute `subject`: what the event is about within its source.
+    pub fn subject(&self) -> Option<&str> {
+        self.attributes.get("subject").and_then(Value::as_str)
+    }
+
     /// Returns true if the data is a JSON value, or absent. Otherwise it is text or bytes, and its view is a string.
     pub fn has_json_data(&self) -> bool {
         match self.data.form() {

@@ -59,7 +59,9 @@ pub async fn show(
     let mut delivery = DeliveryResponse::from(record).with_hold(held);
     if with_payload {
         let event = api.store.event_of(&namespace, id).await.map_err(|error| store_problem(&error))?;
-        delivery.data = Some(event.ok_or_else(|| delivery_not_found(id))?.data.view().to_owned());
+        let event = event.ok_or_else(|| delivery_not_found(id))?;
+        delivery.data = Some(event.data.view().to_owned());
+        delivery.subject = event.subject().map(ToOwned::to_owned);
         let exchange = api.store.exchange(&namespace, id).await.map_err(|error| store_problem(&error))?;
         delivery.last_exchange = Some(exchange);
     }

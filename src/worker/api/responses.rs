@@ -47,6 +47,9 @@ pub struct DeliveryResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub data: Option<Box<RawValue>>,
+    /// With the data: the event's attribute `subject`, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// With the data: the request and the response of the last attempt, if the worker keeps them (`--keep-responses`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_exchange: Option<Option<store::Exchange>>,
@@ -83,6 +86,7 @@ impl From<DeliveryRecord> for DeliveryResponse {
             next_attempt_time: record.due.map(Millis::rfc3339),
             held: None,
             data: None,
+            subject: None,
             last_exchange: None,
         }
     }
@@ -210,6 +214,9 @@ pub struct EventResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     data: Option<Box<RawValue>>,
+    /// With the data: the event's attribute `subject`, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
 }
 
 impl EventResponse {
@@ -232,6 +239,7 @@ impl EventResponse {
             hooks: deliveries.into_iter().map(|(hook, _)| hook.to_string()).collect(),
             deliveries_left_out: has_more,
             data: with_data.then(|| event.data.view().to_owned()),
+            subject: event.subject().filter(|_| with_data).map(ToOwned::to_owned),
         }
     }
 }

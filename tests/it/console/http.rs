@@ -154,6 +154,50 @@ async fn pages_of_an_empty_and_of_a_full_worker_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_delivery_says_that_the_receiver_answers_again() {
+    let receiver = Receiver::start(|_, n| Reply::status(if n <= 2 { 503 } else { 200 }));
+    let spec =
+        json!({"delivery": {"retry": {"initialBackoff": "10ms", "maxBackoff": "20ms", "maxAttempts": 2}}});
+    let standalone = Standalone::start(&hook("warehouse", &receiver.url(), spec), &[]).await;
+    let order = |id: &str| json!({"specversion": "1.0", "id": id, "source": "s", "type": "e", "subject": "order/4711", "data": {}});
+    standalone.publish_accepted(&order("order-1")).await;
+    let of_state = async |state: &str| {
+        let query = format!("state={state}");
+        eventually(DEADLINE, &format!("a {state} delivery"), async || {
+            let found = list_deliveries(&standalone, &query).await;
+            found
+                .first()
+                .map(|found| found["id"].as_str().unwrap().to_owned())
+                .ok_or_else(|| "none".to_owned())
+        })
+        .await
+    };
+    let own = format!("/console/namespaces/default/deliveries/{}", of_state("dead").await);
+    let shown = page(&standalone, &own).await;
+    assert!(
+        shown.contains("Its 2 attempts were made within") && !shown.contains("has answered again"),
+        "{shown}"
+    );
+    assert!(shown.contains("</a> (order/4711) to warehouse</h1>"), "{shown}");
+
+    standalone.publish_accepted(&order("order-2")).await;
+    of_state("delivered").await;
+    let shown = page(&standalone, &own).await;
+    for part in [
+        "The receiver has answered again since",
+        "(1 delivered): replay this delivery.",
+        "the retries were too short for that.",
+        "<code>delivery.retry.maxAttempts</code> (now 2)",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let event = page(&standalone, "/console/namespaces/default/event?id=order-1").await;
+    assert!(event.contains("id=\"id\">order-1</span> (order/4711)</h1>"), "{event}");
+    let overview = page(&standalone, "/console/").await;
+    assert!(overview.contains("1 dead letter in 24 h"), "{overview}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hostile_events_and_receivers_are_escaped() {
     let hostile = "</td></title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>";
     let receiver = Receiver::start(|_, _| Reply::status(400));

@@ -63,7 +63,7 @@ async fn change_needs_the_csrf_token_and_the_own_origin() {
     let (status, location, _) = post(&standalone, &replay, &[("csrf", &token)]).await;
     assert_eq!((status, location.as_str()), (303, &*format!("{own}?done=replayed")));
     wait_for_state(&standalone, "delivered", 1).await;
-    assert!(page(&standalone, &location).await.contains("The delivery is sent again now."));
+    assert!(page(&standalone, &location).await.contains("The delivery is replayed now."));
     let foreign = [("csrf", token.as_str()), ("return", "https://evil.example/")];
     let (_, location, _) = post(&standalone, &replay, &foreign).await;
     assert!(location.starts_with("/console/"), "{location}");
@@ -94,7 +94,7 @@ async fn selected_and_matching_deliveries_are_counted_first() {
     let (status, _, text) =
         post(&standalone, &format!("{NAMESPACE}/deliveries/selected/confirm"), &selected).await;
     assert_eq!(status, 200);
-    assert!(text.contains("2 deliveries sent again"), "{text}");
+    assert!(text.contains("2 deliveries replayed"), "{text}");
     wait_for_state(&standalone, "delivered", 2).await;
 
     let dry = page(&standalone, &format!("{NAMESPACE}/deliveries/matching?action=replay&hook=h")).await;
@@ -106,24 +106,28 @@ async fn selected_and_matching_deliveries_are_counted_first() {
     wait_for_state(&standalone, "delivered", 3).await;
     let replays = page(&standalone, &location).await;
     assert!(replays.contains("state dead, hook h"), "{replays}");
+    let repeated =
+        page(&standalone, &format!("{NAMESPACE}/deliveries/matching?action=replay&state=delivered")).await;
+    assert!(repeated.contains("Already arrived: 3 deliveries."), "{repeated}");
     let none = page(&standalone, &format!("{NAMESPACE}/deliveries/matching?action=cancel&hook=h")).await;
     assert!(none.contains("Nothing matches."), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivered_delivery_is_sent_again_only_after_a_question() {
+async fn delivered_delivery_is_replayed_only_after_a_question() {
     let (receiver, standalone) = start(0).await;
     standalone.publish_accepted(&event("order-4711")).await;
     wait_for_state(&standalone, "delivered", 1).await;
     let id = list_deliveries(&standalone, "").await[0]["id"].as_str().unwrap().to_owned();
     let own = format!("{NAMESPACE}/deliveries/{id}");
     let shown = page(&standalone, &own).await;
-    assert!(shown.contains("Send again…") && !shown.contains(&format!("{own}/replay")), "{shown}");
+    assert!(shown.contains("Replay…") && !shown.contains(&format!("{own}/replay")), "{shown}");
     let (token, id) = (csrf(&shown), format!("default/{id}"));
     let fields = [("csrf", token.as_str()), ("action", "replay"), ("id", &id), ("return", &own)];
     let (status, _, question) = post(&standalone, &format!("{NAMESPACE}/deliveries/selected"), &fields).await;
     assert_eq!(status, 200, "{question}");
     assert!(question.contains("gets it twice, with the same webhook-id"), "{question}");
+    assert!(question.contains("Already arrived: 1 delivery."), "{question}");
     assert!(
         question.contains(">order-4711</a>") && question.contains("/hooks/h\""),
         "what is sent: {question}"

@@ -4,15 +4,16 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::filter::BulkFilter;
-use super::{Action, confirm_page, failed_part, origin_or_list};
+use super::{Action, confirm_page, describe_count, failed_part, origin_or_list, repeated};
 use crate::console::audit::BulkAction;
 use crate::console::model::{Cancellation, DryRun, StartedReplay};
 use crate::console::pages::deliveries::link;
 use crate::console::problem::Problem;
 use crate::console::request::{ChangeRequest, PageRequest};
-use crate::console::view::{Page, count, csrf_field, definition, link_button, notice, plural, time};
+use crate::console::view::{Page, csrf_field, definition, link_button, notice, plural, time};
 use crate::core::time::Millis;
 
+const NONE: DryRun = DryRun { matching: 0, is_exact: true };
 /// Requests of a cancellation in bulk that one form causes; each cancels up to 500 deliveries.
 const MAX_CANCELLATIONS: usize = 20;
 
@@ -27,7 +28,7 @@ pub async fn matching(request: PageRequest) -> Response {
 
 async fn confirm(request: &PageRequest, action: Action) -> Result<Page, Problem> {
     let filter = BulkFilter::parse(&request.query, action, Millis::now())?;
-    let found = count_matching(request, action, &filter).await?;
+    let Matching { total: found, delivered } = count_matching(request, action, &filter).await?;
     let number = describe_count(found);
     let title = format!("{} {number}?", action.verb());
     let back = back(request, &filter);
@@ -52,20 +53,11 @@ async fn confirm(request: &PageRequest, action: Action) -> Result<Page, Problem>
             a.button href=(back) { "Back" }
         } @else {
             @if !found.is_exact { (notice("warn", "The count ended before all deliveries were examined: more may match.")) }
-            (form(request, action, &filter, &number, &back))
+            (repeated(action, delivered))
+            (form(request, action, &filter, &number, delivered, &back))
         }
     };
     Ok(confirm_page(title, main))
-}
-
-/// Says how many deliveries match. A count that ended early may have found none yet.
-fn describe_count(found: DryRun) -> String {
-    match (found.matching as u64, found.is_exact) {
-        (number, true) => plural(number, "delivery", "deliveries"),
-        (0, false) => "all deliveries that match".to_owned(),
-        (1, false) => "at least 1 delivery".to_owned(),
-        (number, false) => format!("at least {} deliveries", count(number)),
-    }
 }
 
 fn label(name: &'static str) -> &'static str {
@@ -78,24 +70,41 @@ fn label(name: &'static str) -> &'static str {
     }
 }
 
+/// The deliveries that match a filter, and those of them that were delivered.
+struct Matching {
+    total: DryRun,
+    delivered: DryRun,
+}
+
 /// Counts the deliveries in each of the filter's states.
 async fn count_matching(
     request: &PageRequest,
     action: Action,
     filter: &BulkFilter,
-) -> Result<DryRun, Problem> {
+) -> Result<Matching, Problem> {
     let path = request.scope.api("deliveries").segment(action.name()).query("dryRun", "true");
-    let mut total = DryRun { matching: 0, is_exact: true };
+    let mut total = NONE;
+    let mut delivered = NONE;
     for state in filter.states() {
         let found: DryRun = request.api.post(&path, &filter.body(state)).await?;
         total.matching = total.matching.saturating_add(found.matching);
         total.is_exact &= found.is_exact;
+        if *state == "delivered" {
+            delivered = found;
+        }
     }
-    Ok(total)
+    Ok(Matching { total, delivered })
 }
 
-/// The form that changes what matches when it is sent.
-fn form(request: &PageRequest, action: Action, filter: &BulkFilter, number: &str, back: &str) -> Markup {
+/// The form that changes what matches when it is sent. `delivered`: those of them that arrived before.
+fn form(
+    request: &PageRequest,
+    action: Action,
+    filter: &BulkFilter,
+    number: &str,
+    delivered: DryRun,
+    back: &str,
+) -> Markup {
     let target = request.scope.page("deliveries").segment("matching").segment(action.name());
     html! {
         form.stack method="post" action=(target) {
@@ -109,7 +118,7 @@ fn form(request: &PageRequest, action: Action, filter: &BulkFilter, number: &str
                 }
             }
             div.actions {
-                button class={ "button " (action.class()) } type="submit" { (action.verb()) " " (number) }
+                button class={ "button " (action.class(delivered)) } type="submit" { (action.verb()) " " (number) }
                 a.button.quiet href=(back) { "Back" }
             }
         }
@@ -229,28 +238,10 @@ fn cancelled_page(
         @if let Some(problem) = problem { (failed_part("What was cancelled stays cancelled.", problem)) }
         @if is_incomplete && problem.is_none() { (notice("warn", "More match: go on to cancel them too.")) }
         @if is_incomplete || problem.is_some() {
-            (form(page, Action::Cancel, filter, "the rest", &list))
+            (form(page, Action::Cancel, filter, "the rest", NONE, &list))
         } @else {
             (link_button(&page.scope.page("deliveries"), "Deliveries", "primary"))
         }
     };
     confirm_page(title, main)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn count_that_ended_early_is_no_exact_number() {
-        for (matching, is_exact, want) in [
-            (0, true, "0 deliveries"),
-            (1, true, "1 delivery"),
-            (0, false, "all deliveries that match"),
-            (1, false, "at least 1 delivery"),
-            (10_000, false, "at least 10,000 deliveries"),
-        ] {
-            assert_eq!(describe_count(DryRun { matching, is_exact }), want);
-        }
-    }
 }

@@ -9,9 +9,10 @@ use maud::{Markup, html};
 pub use self::filter::replayable;
 pub use self::matching::{cancel_matching, matching, replay_matching};
 pub use self::selected::{change_selected, selected};
+use crate::console::model::DryRun;
 use crate::console::problem::Problem;
 use crate::console::request::{PageRequest, local_path};
-use crate::console::view::{Page, Section, notice};
+use crate::console::view::{Page, Section, count, notice, plural};
 
 /// What is done to each delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +45,11 @@ impl Action {
         }
     }
 
-    /// Returns the class of its button.
-    fn class(self) -> &'static str {
+    /// Returns the class of its button. `delivered`: those among the deliveries that arrived before.
+    fn class(self, delivered: DryRun) -> &'static str {
         match self {
-            Action::Replay => "primary",
-            Action::Cancel => "danger",
+            Action::Replay if delivered.matching == 0 => "primary",
+            Action::Replay | Action::Cancel => "danger",
         }
     }
 
@@ -56,12 +57,36 @@ impl Action {
     fn effect(self, is_one: bool) -> &'static str {
         match (self, is_one) {
             (Action::Replay, true) => {
-                "It is sent again, with new attempts. A receiver that accepted it before gets it twice, with the same webhook-id."
+                "A replay makes new attempts. A receiver that accepted the delivery before gets it twice, with the same webhook-id."
             }
             (Action::Replay, false) => {
-                "Each is sent again, with new attempts. A receiver that accepted one before gets it twice, with the same webhook-id."
+                "A replay makes new attempts of each. A receiver that accepted one before gets it twice, with the same webhook-id."
             }
             (Action::Cancel, _) => "Pending deliveries are not sent any more. Others are left as they are.",
+        }
+    }
+}
+
+/// Says how many deliveries are changed. A count that ended early may have found none yet.
+fn describe_count(found: DryRun) -> String {
+    match (found.matching as u64, found.is_exact) {
+        (number, true) => plural(number, "delivery", "deliveries"),
+        (0, false) => "all deliveries that match".to_owned(),
+        (1, false) => "at least 1 delivery".to_owned(),
+        (number, false) => format!("at least {} deliveries", count(number)),
+    }
+}
+
+/// Warns of a replay of deliveries that arrived before, with their number. Nothing if there are none.
+fn repeated(action: Action, delivered: DryRun) -> Markup {
+    let number = describe_count(delivered);
+    let again = match delivered.matching {
+        1 => "Its receiver gets it a second time",
+        _ => "Their receivers get them a second time",
+    };
+    html! {
+        @if action == Action::Replay && delivered.matching > 0 {
+            (notice("warn", format!("Already arrived: {number}. {again}.")))
         }
     }
 }
@@ -81,4 +106,33 @@ fn confirm_page(title: String, main: Markup) -> Page {
 /// Shows why the rest of a change failed. `done`: what was done before; it stays.
 fn failed_part(done: &str, problem: &Problem) -> Markup {
     notice("bad", html! { "The rest failed: " (problem.detail) " " code { (problem.reason) } ". " (done) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_that_ended_early_is_no_exact_number() {
+        for (matching, is_exact, want) in [
+            (0, true, "0 deliveries"),
+            (1, true, "1 delivery"),
+            (0, false, "all deliveries that match"),
+            (1, false, "at least 1 delivery"),
+            (10_000, false, "at least 10,000 deliveries"),
+        ] {
+            assert_eq!(describe_count(DryRun { matching, is_exact }), want);
+        }
+    }
+
+    #[test]
+    fn replay_of_delivered_ones_is_no_primary_action_and_says_their_number() {
+        let delivered = |matching| DryRun { matching, is_exact: true };
+        assert_eq!(Action::Replay.class(delivered(0)), "primary");
+        assert_eq!(Action::Replay.class(delivered(1)), "danger");
+        let text = |action, matching| repeated(action, delivered(matching)).into_string();
+        assert!(text(Action::Replay, 1).contains("Already arrived: 1 delivery. Its receiver gets it"));
+        assert!(text(Action::Replay, 2).contains("Already arrived: 2 deliveries. Their receivers"));
+        assert_eq!((text(Action::Replay, 0), text(Action::Cancel, 2)), (String::new(), String::new()));
+    }
 }

@@ -3,10 +3,10 @@
 use axum::response::Response;
 use maud::html;
 
-use super::{Action, confirm_page, origin_or_list};
+use super::{Action, confirm_page, origin_or_list, repeated};
 use crate::console::audit::BulkAction;
 use crate::console::form::Form;
-use crate::console::model::Delivery;
+use crate::console::model::{Delivery, DryRun};
 use crate::console::pages::changes::change_one;
 use crate::console::pages::deliveries::{self, Columns};
 use crate::console::path::with_done;
@@ -17,7 +17,7 @@ use crate::core::names::is_namespace;
 
 /// The most deliveries of a selection.
 const MAX_SELECTED: usize = 500;
-/// The most deliveries of a selection that are shown: each is read.
+/// The most deliveries of a selection that are shown.
 const MAX_SHOWN: usize = 20;
 /// The most failures that the result names.
 const MAX_FAILURES: usize = 50;
@@ -26,7 +26,7 @@ const MAX_FAILURES: usize = 50;
 pub async fn selected(change: ChangeRequest) -> Response {
     let page = match selection(&change.form) {
         Ok((action, ids)) => {
-            let found = find_selected(&change.page, &ids).await;
+            let found = find_selected(&change.page, action, &ids).await;
             Ok(confirm(&change, action, &ids, &found))
         }
         Err(problem) => Err(problem),
@@ -34,11 +34,28 @@ pub async fn selected(change: ChangeRequest) -> Response {
     change.page.respond(page)
 }
 
-/// Reads the first of the selected deliveries, to show what they are. Leaves out those that cannot be read.
-async fn find_selected(page: &PageRequest, ids: &[(&str, &str)]) -> Vec<Delivery> {
-    let mut found = Vec::new();
-    for (namespace, id) in ids.iter().take(MAX_SHOWN) {
-        found.extend(page.api.get(&Scope::of(namespace).api("deliveries").segment(id)).await.ok());
+/// What is known of the selected deliveries.
+struct Found {
+    /// The first of them, without those that cannot be read.
+    shown: Vec<Delivery>,
+    /// Those of all that were delivered.
+    delivered: DryRun,
+}
+
+/// Reads the selected deliveries: for a replay all of them, because it repeats those that were delivered.
+async fn find_selected(page: &PageRequest, action: Action, ids: &[(&str, &str)]) -> Found {
+    let mut found = Found { shown: Vec::new(), delivered: DryRun { matching: 0, is_exact: true } };
+    let read = if action == Action::Replay { MAX_SELECTED } else { MAX_SHOWN };
+    for (namespace, id) in ids.iter().take(read) {
+        let path = Scope::of(namespace).api("deliveries").segment(id);
+        let Ok(delivery): Result<Delivery, Problem> = page.api.get(&path).await else {
+            found.delivered.is_exact = false;
+            continue;
+        };
+        found.delivered.matching += usize::from(delivery.state == "delivered");
+        if found.shown.len() < MAX_SHOWN {
+            found.shown.push(delivery);
+        }
     }
     found
 }
@@ -64,7 +81,8 @@ fn selection(form: &Form) -> Result<Selection<'_>, Problem> {
     }
 }
 
-fn confirm(change: &ChangeRequest, action: Action, ids: &[(&str, &str)], found: &[Delivery]) -> Page {
+fn confirm(change: &ChangeRequest, action: Action, ids: &[(&str, &str)], found: &Found) -> Page {
+    let Found { shown, delivered } = found;
     let ChangeRequest { page, form } = change;
     let origin = form.get("return");
     let number = plural(ids.len() as u64, "delivery", "deliveries");
@@ -72,20 +90,21 @@ fn confirm(change: &ChangeRequest, action: Action, ids: &[(&str, &str)], found: 
     let main = html! {
         h1 { (title) }
         p { (action.effect(ids.len() == 1)) }
+        (repeated(action, *delivered))
         form method="post" action=(page.scope.page("deliveries/selected/confirm")) {
             (csrf_field(page.csrf()))
             input type="hidden" name="action" value=(action.name());
             @if !origin.is_empty() { input type="hidden" name="return" value=(origin); }
             @for (namespace, id) in ids { input type="hidden" name="id" value={ (namespace) "/" (id) }; }
             div.actions {
-                button class={ "button " (action.class()) } type="submit" { (action.verb()) " " (number) }
+                button class={ "button " (action.class(*delivered)) } type="submit" { (action.verb()) " " (number) }
                 a.button.quiet href=(origin_or_list(page, origin)) { "Back" }
             }
         }
         section.card {
             h2 { "Selected" }
-            @if !found.is_empty() { (deliveries::table(found, &page.scope, Columns { selection: false, hook: true })) }
-            @if ids.len() > found.len() { p.hint { (plural((ids.len() - found.len()) as u64, "further delivery", "further deliveries")) "." } }
+            @if !shown.is_empty() { (deliveries::table(shown, &page.scope, Columns { selection: false, hook: true })) }
+            @if ids.len() > shown.len() { p.hint { (plural((ids.len() - shown.len()) as u64, "further delivery", "further deliveries")) "." } }
         }
     };
     confirm_page(title, main)
@@ -126,7 +145,7 @@ fn result_page(change: &ChangeRequest, action: Action, total: usize, failed: &[(
     let back = origin_or_list(&change.page, change.form.get("return"));
     let changed = plural((total - failed.len()) as u64, "delivery", "deliveries");
     let title = match action {
-        Action::Replay => format!("{changed} sent again"),
+        Action::Replay => format!("{changed} replayed"),
         Action::Cancel => format!("{changed} cancelled"),
     };
     let main = html! {
