@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::files::{FileCluster, FileClusterOptions};
-use hookstream::cluster::{Cluster, DeserializeGuard, ObjectChange, Reflector, Subscribers, View};
+use hookstream::cluster::{
+    Cluster, DeserializeGuard, ObjectChange, ObjectForm, Reflector, Subscribers, View,
+};
 use hookstream::core::egress::EgressRules;
 use hookstream::memory::{ItemSizes, MemoryBudget, Split};
 use hookstream::metrics::Metrics;
@@ -82,8 +84,12 @@ impl MemoryWorker {
         let mut subscribers = Subscribers::default();
         let changes = subscribers.subscribe();
         let subscribers = Arc::new(subscribers);
-        let (mut hooks, hook_cache) =
-            Reflector::<EventHook>::new(1, subscribers.clone(), ObjectChange::EventHook);
+        let (mut hooks, hook_cache) = Reflector::<EventHook>::with_form(
+            ObjectForm::Packed,
+            1,
+            subscribers.clone(),
+            ObjectChange::EventHook,
+        );
         let (mut connections, connection_cache) =
             Reflector::<Connection>::new(1, subscribers.clone(), ObjectChange::Connection);
         let (mut streams, stream_cache) =

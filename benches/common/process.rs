@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -184,6 +185,26 @@ pub fn start_with_manifests(dir: tempfile::TempDir, text: &str, sources: usize) 
     start_with_flags(dir, text, sources, &[])
 }
 
+/// The bytes of a file of manifests. The program reads no file of more than 16 MiB.
+const FILE_BYTES: usize = 4 << 20;
+
+/// Writes the documents into as few files as the program reads.
+fn write_manifests(folder: &Path, text: &str) {
+    let (mut file, mut number) = (String::new(), 0);
+    let mut write = |file: &mut String| {
+        std::fs::write(folder.join(format!("{number:04}.yaml")), &file).expect("a manifest");
+        file.clear();
+        number += 1;
+    };
+    for document in text.split_inclusive("---\n") {
+        file.push_str(document);
+        if file.len() > FILE_BYTES {
+            write(&mut file);
+        }
+    }
+    write(&mut file);
+}
+
 /// Starts `hookstream standalone` with these manifests and additional flags.
 pub fn start_with_flags(
     dir: tempfile::TempDir,
@@ -193,7 +214,7 @@ pub fn start_with_flags(
 ) -> (Subject, Ports) {
     let manifests = dir.path().join("manifests");
     std::fs::create_dir(&manifests).expect("a folder");
-    std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
+    write_manifests(&manifests, text);
     let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let (listen, ops, api) = (port().to_string(), port().to_string(), port());
     // `HOOKSTREAM_BIN` compares another build.

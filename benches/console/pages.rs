@@ -58,15 +58,19 @@ pub async fn measure(content: Content) -> usize {
     let pages = pages(&client, &base, content).await;
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); pages.len()];
     let mut failures: Vec<Option<u16>> = vec![None; pages.len()];
-    // The first round fills caches, of the file system too, and is not counted.
+    // The first round fills caches, of the file system too, and builds the table of hooks. It is not counted.
+    let mut first = (0.0_f64, "");
     for round in 0..=rounds {
         for (index, (_, path)) in pages.iter().enumerate() {
             let started = Instant::now();
             let response = client.get(format!("{base}{path}")).send().await.expect("a response");
             let status = response.status();
             response.bytes().await.expect("a body");
+            let took = started.elapsed().as_secs_f64() * 1e3;
             if round > 0 {
-                times[index].push(started.elapsed().as_secs_f64() * 1e3);
+                times[index].push(took);
+            } else if took > first.0 {
+                first = (took, pages[index].0);
             }
             if !status.is_success() {
                 failures[index] = Some(status.as_u16());
@@ -74,6 +78,7 @@ pub async fn measure(content: Content) -> usize {
         }
         tokio::time::sleep(PAUSE).await;
     }
+    println!("slowest page of the first round: {} in {:.0} ms", first.1, first.0);
     let mut failed = 0;
     for (((name, path), times), failure) in pages.iter().zip(&times).zip(&failures) {
         let spread = Spread::of(times.iter().copied());

@@ -14,10 +14,10 @@ use super::flags::{
 use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
 use super::role_process::{self, ControllerRole, RoleProcess, StartElection, WorkerRole};
-use crate::cluster::Subscribers;
 use crate::cluster::kubernetes::{
     ApiConfig, Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, WatchLivenessLayer, watch,
 };
+use crate::cluster::{ObjectForm, Subscribers};
 use crate::core::time::Millis;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
@@ -186,7 +186,10 @@ async fn start(
         changes: subscribers.subscribe(),
     });
     let installed = readiness.add_gate("the CRDs are installed");
-    let cluster_watch = watch(&kubernetes, &options, subscribers, watch_liveness.clone(), installed);
+    // A process without the controller reads an object when it changes, and for a user.
+    let hook_form = if controller.is_some() { ObjectForm::Whole } else { ObjectForm::Packed };
+    let cluster_watch =
+        watch(&kubernetes, &options, subscribers, watch_liveness.clone(), installed, hook_form);
     let events = kubernetes.run_event_publisher();
     let liveness_checks = check_watches(watch_liveness, config, with_worker, liveness.clone());
     role_process::run(RoleProcess {

@@ -13,7 +13,7 @@ use super::kubeconfig::{ApiServer, create_client, follow_config, load_config};
 use super::logging::LogArgs;
 use super::output::print_line;
 use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, watch};
-use crate::cluster::{ResourceKind, Subscribers, WriteTarget};
+use crate::cluster::{ObjectForm, ResourceKind, Subscribers, WriteTarget};
 use crate::controller::{self, Context};
 use crate::core::duration;
 use crate::leadership::{Leadership, LeaseAtExit};
@@ -129,7 +129,8 @@ async fn delete_external_objects(
 ) -> HashSet<String> {
     let liveness = WatchLiveness::new(options.watch_timeout, metrics.clone());
     let installed = Readiness::default().add_gate("the CRDs are installed");
-    let cluster_watch = watch(kubernetes, options, Subscribers::default(), liveness, installed);
+    let cluster_watch =
+        watch(kubernetes, options, Subscribers::default(), liveness, installed, ObjectForm::Packed);
     let watch_task = tokio::spawn(cluster_watch.run);
     cluster_watch.view.wait_until_listed().await;
     let context = Context::new(kubernetes.clone(), cluster_watch.view, http, controller, metrics, leadership);

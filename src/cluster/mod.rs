@@ -16,7 +16,9 @@ pub mod files;
 mod keys;
 pub mod kubernetes;
 mod object;
+mod object_store;
 mod overlay;
+mod packed_objects;
 mod read_only;
 mod reflector;
 mod secrets;
@@ -28,6 +30,7 @@ pub use backend::{
 pub use data::Data;
 pub use deserialize_guard::{DeserializeGuard, InvalidObject};
 pub use object::{Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};
+pub use object_store::{ObjectForm, ObjectStore};
 pub use overlay::ManifestOverlay;
 pub use read_only::ReadOnlyCluster;
 pub use reflector::{ReflectedStore, Reflector, Subscribers};

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::runtime::reflector::store::{Writer, store};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use super::deserialize_guard::DeserializeGuard;
 use super::object::{ObjectChange, ObjectKey};
+use super::object_store::{ObjectForm, ObjectStore, ObjectWriter, Prepared};
 use crate::core::change_log::ChangeLog;
 
 /// Capacity of a subscriber's channel in changes. When it is full, the watch blocks.
@@ -44,17 +45,18 @@ impl Subscribers {
 /// Writes one kind's store. Each scope (a namespace, or all of them) has its own watch.
 pub struct Reflector<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    writer: Writer<DeserializeGuard<K>>,
+    writer: ObjectWriter<K>,
+    objects: ObjectStore<K>,
     change: fn(ObjectKey) -> ObjectChange,
     subscribers: Arc<Subscribers>,
     scopes: Vec<Scope>,
     /// The scope of each namespace, if there are several scopes: then each of them is one namespace.
     scope_of: HashMap<String, usize>,
     /// Objects received before every scope was listed. The store takes them in one step, so that readers never get a
-    /// partial list. Boxed, because otherwise a growing table of 100,000 objects would be copied at each resize.
-    initial: Option<HashMap<ObjectKey, Box<DeserializeGuard<K>>>>,
+    /// partial list.
+    initial: Option<HashMap<ObjectKey, Prepared<K>>>,
     listed: watch::Sender<bool>,
     changes: Arc<ChangeLog<ObjectKey>>,
 }
@@ -64,7 +66,7 @@ pub struct ReflectedStore<K>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    pub store: Store<DeserializeGuard<K>>,
+    pub store: ObjectStore<K>,
     /// True once every scope has been listed. The store's own `wait_until_ready` wakes only one waiter.
     pub listed: watch::Receiver<bool>,
     /// The keys of objects that changed in the store. Unlike the subscribers' channels, it waits for no subscriber.
@@ -82,21 +84,35 @@ struct Scope {
 
 impl<K> Reflector<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
+    /// Returns a reflector whose store keeps whole objects.
     pub fn new(
         scopes: usize,
         subscribers: Arc<Subscribers>,
         change: fn(ObjectKey) -> ObjectChange,
     ) -> (Self, ReflectedStore<K>) {
-        let (reader, writer) = store();
+        Self::with_form(ObjectForm::Whole, scopes, subscribers, change)
+    }
+
+    pub fn with_form(
+        form: ObjectForm,
+        scopes: usize,
+        subscribers: Arc<Subscribers>,
+        change: fn(ObjectKey) -> ObjectChange,
+    ) -> (Self, ReflectedStore<K>) {
+        let writer = ObjectWriter::new(form);
+        let objects = writer.reader();
         let (listed, is_listed) = watch::channel(false);
         let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
         let initial = Some(HashMap::new());
         let scope_of = HashMap::new();
         let changes = Arc::new(ChangeLog::default());
-        let stored = ReflectedStore { store: reader, listed: is_listed, changes: changes.clone() };
-        (Reflector { writer, change, subscribers, scopes, scope_of, initial, listed, changes }, stored)
+        let stored = ReflectedStore { store: objects.clone(), listed: is_listed, changes: changes.clone() };
+        (
+            Reflector { writer, objects, change, subscribers, scopes, scope_of, initial, listed, changes },
+            stored,
+        )
     }
 
     /// Replaces the log of changes, by one with another limit.
@@ -120,13 +136,20 @@ where
             }
             Event::InitDone => self.finish_list(scope).await,
             Event::Apply(object) => self.upsert(scope, object).await,
-            Event::Delete(object) => self.remove(&ObjectKey::of(&object), Some(object)).await,
+            Event::Delete(object) => self.delete(&ObjectKey::of(&object)).await,
         }
     }
 
-    /// Removes an object of which only the key is known.
+    /// Removes an object.
     pub async fn delete(&mut self, key: &ObjectKey) {
-        self.remove(key, None).await;
+        if let Some(initial) = &mut self.initial {
+            initial.remove(key);
+            return;
+        }
+        if self.writer.remove(key) {
+            self.changes.record(key);
+            self.notify(key.clone()).await;
+        }
     }
 
     /// Lets the next list of each scope report every object as changed.
@@ -149,10 +172,10 @@ where
         let is_unchanged = self.is_unchanged(scope, &key, &object);
         match &mut self.initial {
             Some(initial) => {
-                initial.insert(key, Box::new(object));
+                initial.insert(key, self.writer.prepare(object));
             }
             None => {
-                self.writer.apply_watcher_event(&Event::Apply(object));
+                self.writer.upsert(&key, object);
                 // A relist delivers every object again; do not report the unchanged ones.
                 if !is_unchanged {
                     self.changes.record(&key);
@@ -168,29 +191,13 @@ where
         !reports_all
             && object.meta().resource_version.is_some()
             && self
-                .stored(key)
+                .objects
+                .get(&key.namespace, &key.name)
                 .is_some_and(|last| last.meta().resource_version == object.meta().resource_version)
-    }
-
-    fn stored(&self, key: &ObjectKey) -> Option<Arc<DeserializeGuard<K>>> {
-        self.writer.as_reader().get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
 
     fn is_in_scope(&self, namespace: &str, scope: usize) -> bool {
         self.scopes.len() == 1 || self.scope_of.get(namespace) == Some(&scope)
-    }
-
-    async fn remove(&mut self, key: &ObjectKey, object: Option<DeserializeGuard<K>>) {
-        if let Some(initial) = &mut self.initial {
-            initial.remove(key);
-            return;
-        }
-        let object = object.or_else(|| self.stored(key).map(|stored| (*stored).clone()));
-        if let Some(object) = object {
-            self.writer.apply_watcher_event(&Event::Delete(object));
-            self.changes.record(key);
-            self.notify(key.clone()).await;
-        }
     }
 
     /// Completes the list of a scope. Objects that are no longer in the list were deleted while the watch was down.
@@ -204,18 +211,13 @@ where
             let mut known = self.known_keys();
             known.retain(|key| self.is_in_scope(&key.namespace, scope) && !listing.contains(key));
             for deleted in known {
-                self.remove(&deleted, None).await;
+                self.delete(&deleted).await;
             }
         }
         if self.initial.is_some() && self.scopes.iter().all(|s| s.listed) {
             let initial = self.initial.take().unwrap_or_default();
-            let mut keys = Vec::with_capacity(initial.len());
-            self.writer.apply_watcher_event(&Event::Init);
-            for (key, object) in initial {
-                self.writer.apply_watcher_event(&Event::InitApply(*object));
-                keys.push(key);
-            }
-            self.writer.apply_watcher_event(&Event::InitDone);
+            let keys: Vec<ObjectKey> = initial.keys().cloned().collect();
+            self.writer.fill(initial);
             // All of them before the first notification, which waits for the subscribers.
             keys.iter().for_each(|key| self.changes.record(key));
             self.listed.send_replace(true);
@@ -228,7 +230,7 @@ where
     fn known_keys(&self) -> Vec<ObjectKey> {
         match &self.initial {
             Some(initial) => initial.keys().cloned().collect(),
-            None => self.writer.as_reader().state().iter().map(|object| ObjectKey::of(&**object)).collect(),
+            None => self.writer.keys(),
         }
     }
 
@@ -273,12 +275,21 @@ mod tests {
         names
     }
 
+    /// How a reflector keeps its objects does not change what it reports.
+    const FORMS: [ObjectForm; 2] = [ObjectForm::Whole, ObjectForm::Packed];
+
     #[tokio::test]
     async fn merges_two_scopes_into_one_store() {
+        for form in FORMS {
+            merges_two_scopes(form).await;
+        }
+    }
+
+    async fn merges_two_scopes(form: ObjectForm) {
         let mut subscribers = Subscribers::default();
         let mut changes = subscribers.subscribe();
         let (mut reflector, ReflectedStore { store, .. }) =
-            Reflector::<EventHook>::new(2, Arc::new(subscribers), ObjectChange::EventHook);
+            Reflector::<EventHook>::with_form(form, 2, Arc::new(subscribers), ObjectChange::EventHook);
 
         reflector.apply(0, Event::Init).await;
         reflector.apply(0, Event::InitApply(object("a", "1"))).await;
@@ -332,7 +343,7 @@ mod tests {
         reflector.apply(0, Event::Init).await;
         reflector.apply(0, Event::InitApply(heavy)).await;
         reflector.apply(0, Event::InitDone).await;
-        let kept = store.state().remove(0);
+        let kept = store.all().next().unwrap();
         assert!(kept.managed_fields().is_empty());
         assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
     }

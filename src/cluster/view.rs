@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::deserialize_guard::DeserializeGuard;
 use super::object::ObjectKey;
+use super::object_store::ObjectStore;
 use super::reflector::ReflectedStore;
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::change_log::ChangeLog;
@@ -18,11 +18,11 @@ use crate::core::references::find_references;
 /// The stores of all kinds. Cheap to clone.
 #[derive(Clone)]
 pub struct View {
-    pub hooks: Store<DeserializeGuard<EventHook>>,
-    pub connections: Store<DeserializeGuard<Connection>>,
-    pub streams: Store<DeserializeGuard<EventStream>>,
+    pub hooks: ObjectStore<EventHook>,
+    pub connections: ObjectStore<Connection>,
+    pub streams: ObjectStore<EventStream>,
     /// Auth0's extensibility Hooks.
-    pub auth0_hooks: Store<DeserializeGuard<Hook>>,
+    pub auth0_hooks: ObjectStore<Hook>,
     /// The hooks that changed in the view, for the API's table of hooks. It has each change when the view has it.
     pub hook_changes: Arc<ChangeLog<ObjectKey>>,
     listed: [watch::Receiver<bool>; 4],
@@ -54,19 +54,19 @@ impl View {
     }
 
     pub fn connection(&self, namespace: &str, name: &str) -> Option<Arc<DeserializeGuard<Connection>>> {
-        self.connections.get(&ObjectRef::new(name).within(namespace))
+        self.connections.get(namespace, name)
     }
 
     pub fn hook(&self, namespace: &str, name: &str) -> Option<Arc<DeserializeGuard<EventHook>>> {
-        self.hooks.get(&ObjectRef::new(name).within(namespace))
+        self.hooks.get(namespace, name)
     }
 
     pub fn stream(&self, namespace: &str, name: &str) -> Option<Arc<DeserializeGuard<EventStream>>> {
-        self.streams.get(&ObjectRef::new(name).within(namespace))
+        self.streams.get(namespace, name)
     }
 
     pub fn auth0_hook(&self, namespace: &str, name: &str) -> Option<Arc<DeserializeGuard<Hook>>> {
-        self.auth0_hooks.get(&ObjectRef::new(name).within(namespace))
+        self.auth0_hooks.get(namespace, name)
     }
 
     /// Returns the key of every Secret, or ConfigMap, that an object references. An object that cannot be deserialized is
@@ -81,16 +81,12 @@ impl View {
     }
 }
 
-fn collect<K, S>(
-    store: &Store<DeserializeGuard<K>>,
-    spec: impl Fn(&K) -> &S,
-    kind: &str,
-    keys: &mut HashSet<ObjectKey>,
-) where
+fn collect<K, S>(store: &ObjectStore<K>, spec: impl Fn(&K) -> &S, kind: &str, keys: &mut HashSet<ObjectKey>)
+where
     K: kube::Resource<DynamicType = ()> + Clone + 'static,
     S: Serialize,
 {
-    for guard in store.state() {
+    for guard in store.all() {
         let Ok(object) = &guard.0 else { continue };
         let Ok(spec) = serde_json::to_value(spec(object)) else { continue };
         let namespace = guard.namespace().unwrap_or_default();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::reflector::Store;
 
 use super::context::Context;
 use super::error::SyncError;
@@ -13,7 +12,7 @@ use super::status;
 use crate::admin::AdminAccess;
 use crate::admin::auth0::{HookBody, HookClient};
 use crate::api::{ConnectionSpec, Hook};
-use crate::cluster::{DeserializeGuard, ObjectKey, ReferenceError, View, read_secret_text};
+use crate::cluster::{ObjectKey, ObjectStore, ReferenceError, View, read_secret_text};
 use crate::core::auth0_hook::{self, END_OF_LIFE, Script, ScriptSource, check_script};
 use crate::core::conditions::{ConditionMessage, build_condition};
 use crate::core::time::Millis;
@@ -36,7 +35,7 @@ impl Synced for Hook {
         Some(HookClient::new(access.auth0()?.clone()))
     }
 
-    fn store(view: &View) -> &Store<DeserializeGuard<Hook>> {
+    fn store(view: &View) -> &ObjectStore<Hook> {
         &view.auth0_hooks
     }
 }

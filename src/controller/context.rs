@@ -339,8 +339,8 @@ impl Context {
             let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.settings.key_id.is_some())
         };
-        let hook = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(is_hook_keyed));
-        let stream = || self.view.streams.find(|s| s.0.as_ref().is_ok_and(is_stream_keyed));
+        let hook = self.view.hooks.all().find(|h| h.0.as_ref().is_ok_and(is_hook_keyed));
+        let stream = || self.view.streams.all().find(|s| s.0.as_ref().is_ok_and(is_stream_keyed));
         match hook {
             Some(hook) => Some(KeyRingUser::EventHook(ObjectKey::of(&*hook))),
             None => stream().map(|stream| KeyRingUser::EventStream(ObjectKey::of(&*stream))),

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use kube::runtime::reflector::Store;
-
 use super::context::Context;
 use super::status::Managed;
-use crate::cluster::DeserializeGuard;
+use crate::cluster::{DeserializeGuard, ObjectStore};
 use crate::core::conditions::is_ready;
 
 /// The pause between two measurements. Each visits every object.
@@ -23,10 +21,10 @@ pub async fn run(context: &Context) {
     }
 }
 
-fn count<K: Managed>(context: &Context, store: &Store<DeserializeGuard<K>>) {
+fn count<K: Managed>(context: &Context, store: &ObjectStore<K>) {
     // An object that cannot be read is not synced.
     let is_ready = |guard: &DeserializeGuard<K>| guard.0.as_ref().is_ok_and(has_ready_condition);
-    let not_ready = store.state().iter().filter(|guard| !is_ready(guard)).count();
+    let not_ready = store.all().filter(|guard| !is_ready(guard)).count();
     context.metrics.set_objects_not_ready(K::KIND.into(), not_ready);
 }
 

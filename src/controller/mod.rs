@@ -41,7 +41,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use kube::Resource;
 use kube::runtime::controller::{Action, Config, applier};
-use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use kube::runtime::reflector::{Lookup, ObjectRef};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ pub use preview::{ObjectPreview, preview};
 pub use reconcile::{FieldChange, Preview, VendorChange};
 pub use release::delete_all_external;
 
-use crate::cluster::{DeserializeGuard, ObjectChange};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectStore};
 
 /// Concurrent reconciles of each kind.
 const CONCURRENCY: u16 = 32;
@@ -100,13 +100,18 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<ObjectChange>, s
 /// Runs the requested reconciles with kube-runtime's applier, which runs at most one reconcile of an object at a time.
 async fn run_kind<K, F>(
     context: Arc<Context>,
-    store: Store<DeserializeGuard<K>>,
+    objects: ObjectStore<K>,
     requests: mpsc::Receiver<ObjectRef<DeserializeGuard<K>>>,
     reconcile: impl Fn(Arc<DeserializeGuard<K>>, Arc<Context>) -> F + Send + Sync,
 ) where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Action> + Send,
 {
+    let Some(store) = objects.whole() else {
+        // A fault of the program. Its other part, the worker, needs no controller to deliver.
+        tracing::error!(kind = %<K as Resource>::kind(&()), "the process keeps packed objects, which the controller cannot reconcile");
+        return;
+    };
     let queue = ReceiverStream::new(requests).map(Ok::<_, std::convert::Infallible>);
     applier(
         |object, context| {

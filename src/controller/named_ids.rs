@@ -1,11 +1,10 @@
 //! The external ids that custom resources name.
 
 use kube::Resource;
-use kube::runtime::reflector::Store;
 
 use super::state::{IndexEntry, OwnershipMarker};
 use crate::api::{Adopt, External};
-use crate::cluster::{DeserializeGuard, ObjectKey, ResourceKind, View};
+use crate::cluster::{ObjectKey, ObjectStore, ResourceKind, View};
 use crate::core::id::kong_id;
 
 /// Returns the external ids that an object names: in its status, to adopt, in its marker, and derived from its uid.
@@ -39,14 +38,13 @@ pub fn all_named_ids(view: &View) -> Vec<IndexEntry> {
 fn collect<K>(
     entries: &mut Vec<IndexEntry>,
     kind: ResourceKind,
-    store: &Store<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     references: impl Fn(&K) -> (Option<&External>, Option<&Adopt>),
 ) where
-    K: Clone + Resource + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone,
+    K: Clone + Resource<DynamicType = ()> + 'static,
 {
-    entries.extend(store.state().iter().map(|guarded| {
+    entries.extend(store.all().map(|guarded| {
         let (external, adopt) = guarded.0.as_ref().map(&references).unwrap_or_default();
-        (kind, ObjectKey::of(&**guarded), named_ids(kind, &**guarded, external, adopt))
+        (kind, ObjectKey::of(&*guarded), named_ids(kind, &*guarded, external, adopt))
     }));
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::runtime::reflector::Store;
 
 use super::context::Context;
 use super::error::SyncError;
@@ -12,7 +11,7 @@ use super::reconcile::{Preview, Synced};
 use super::{auth0_hook, eventhook, eventstream};
 use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
-use crate::cluster::{DeserializeGuard, ObjectKey, ResourceKind};
+use crate::cluster::{ObjectKey, ObjectStore, ResourceKind};
 
 /// Maximum retries of an object that our own rate limiter postpones.
 const MAX_RETRIES: u32 = 20;
@@ -49,14 +48,13 @@ pub async fn preview(context: &Context, is_wanted: Selection<'_>) -> Vec<ObjectP
 }
 
 async fn preview_kind<K: Synced>(
-    store: &Store<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     context: &Context,
     is_wanted: Selection<'_>,
     all: &mut Vec<ObjectPreview>,
     preview: impl for<'a> Fn(&'a K, &'a Context) -> BoxFuture<'a, Result<Preview, SyncError>>,
 ) {
-    let objects: BTreeMap<ObjectKey, _> =
-        store.state().into_iter().map(|o| (ObjectKey::of(&*o), o)).collect();
+    let objects: BTreeMap<ObjectKey, _> = store.all().map(|o| (ObjectKey::of(&*o), o)).collect();
     for (key, object) in objects.into_iter().filter(|(key, _)| is_wanted(K::KIND, key)) {
         let result = match &object.0 {
             Err(invalid) => Err(SyncError::InvalidObject(invalid.error.clone())),

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use kube::runtime::reflector::Store;
-
 use super::context::Context;
 use super::error::{SyncError, SyncErrorClass};
 use super::finalizer;
 use super::reconcile::{Synced, delete_external};
 use crate::admin::limit::{Priority, with_priority};
-use crate::cluster::{DeserializeGuard, WriteTarget};
+use crate::cluster::{ObjectStore, WriteTarget};
 
 /// Maximum attempts for one object when a vendor or a rate limit postpones it.
 const MAX_ATTEMPTS: u32 = 60;
@@ -29,10 +27,10 @@ pub async fn delete_all_external(
 
 async fn delete_kind<K: Synced>(
     context: &Context,
-    store: &Store<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     report: &mut impl FnMut(&WriteTarget, Result<(), SyncError>),
 ) {
-    for guarded in store.state() {
+    for guarded in store.all() {
         let target = WriteTarget::of(K::KIND, &*guarded);
         if !finalizer::is_present(&*guarded) {
             continue;

@@ -3,17 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::context::Context;
 use super::reconcile::{self, Synced};
-use super::usage::{forget_deleted_connection, in_namespace, is_finalizer_stale, uses_connection};
+use super::usage::{forget_deleted_connection, is_finalizer_stale, uses_connection};
 use crate::api::{
     CaKind, Connection, EventHook, EventStream, FINALIZER, Hook, RECONCILE_REQUESTED_AT, RESUME,
 };
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, ObjectStore};
 use crate::core::conditions::is_ready;
 use crate::core::hook::validate;
 use crate::core::{auth0_hook, stream};
@@ -137,11 +137,11 @@ async fn enqueue_everything(context: &Context, queues: &RequestQueues) {
     enqueue_all(&context.view.auth0_hooks, &queues.auth0_hooks).await;
 }
 
-async fn enqueue_all<K>(store: &Store<DeserializeGuard<K>>, queue: &Queue<K>)
+async fn enqueue_all<K>(store: &ObjectStore<K>, queue: &Queue<K>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    for object in store.state() {
+    for object in store.all() {
         enqueue(queue, &ObjectKey::of(&*object)).await;
     }
 }
@@ -211,11 +211,9 @@ async fn enqueue_used_connections(
     let may_use_any = [before, now].into_iter().flatten().any(|print| !print.is_parsed);
     let names: HashSet<&String> =
         [before, now].into_iter().flatten().flat_map(|print| &print.connections).collect();
-    let may_be_used = |connection: &DeserializeGuard<Connection>| {
-        in_namespace(connection, key) && (may_use_any || names.contains(&connection.name_any()))
-    };
-    for connection in context.view.connections.state_filter(may_be_used) {
-        if is_finalizer_stale(context, &connection) {
+    for connection in context.view.connections.in_namespace(&key.namespace) {
+        let may_be_used = may_use_any || names.contains(&connection.name_any());
+        if may_be_used && is_finalizer_stale(context, &connection) {
             enqueue(queue, &ObjectKey::of(&*connection)).await;
         }
     }
@@ -226,9 +224,9 @@ async fn enqueue_used_connections(
 /// wait for its whole backoff.
 async fn enqueue_users(context: &Context, kind: CaKind, key: &ObjectKey, queues: &RequestQueues) {
     let view = &context.view;
-    let uses = |c: &DeserializeGuard<Connection>| in_namespace(c, key) && connection_uses(c, kind, &key.name);
-    let connections: Vec<String> =
-        view.connections.state_filter(|c| uses(c)).iter().map(|c| c.name_any()).collect();
+    let in_namespace = view.connections.in_namespace(&key.namespace);
+    let using = in_namespace.filter(|connection| connection_uses(connection, kind, &key.name));
+    let connections: Vec<String> = using.map(|connection| connection.name_any()).collect();
     enqueue_matching(&view.hooks, key, &queues.hooks, |hook| {
         hook_uses(hook, kind, &key.name) || uses_any_connection(hook, &connections)
     })
@@ -251,26 +249,25 @@ fn uses_any_connection<K: Synced>(object: &DeserializeGuard<K>, connections: &[S
 }
 
 /// Enqueues an object, if it still exists.
-async fn enqueue_existing<K>(store: &Store<DeserializeGuard<K>>, key: &ObjectKey, queue: &Queue<K>)
+async fn enqueue_existing<K>(store: &ObjectStore<K>, key: &ObjectKey, queue: &Queue<K>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let reference = ObjectRef::new(&key.name).within(&key.namespace);
-    if store.get(&reference).is_some() {
-        queue.send(reference).await.ok();
+    if store.get(&key.namespace, &key.name).is_some() {
+        enqueue(queue, key).await;
     }
 }
 
 /// Enqueues the objects in the namespace of `key` that match.
 async fn enqueue_matching<K>(
-    store: &Store<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     key: &ObjectKey,
     queue: &Queue<K>,
     matches: impl Fn(&DeserializeGuard<K>) -> bool,
 ) where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    for object in store.state_filter(|object| in_namespace(object, key) && matches(object)) {
+    for object in store.in_namespace(&key.namespace).filter(|object| matches(object)) {
         enqueue(queue, &ObjectKey::of(&*object)).await;
     }
 }

@@ -1,14 +1,13 @@
 //! Finds the objects that use a Connection. A Connection keeps the operator's finalizer while it is in use, because
 //! deleting the external objects needs its credentials.
 
-use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 
 use super::context::Context;
 use super::finalizer;
 use super::reconcile::Synced;
 use crate::api::Connection;
-use crate::cluster::{DeserializeGuard, ObjectKey};
+use crate::cluster::{DeserializeGuard, ObjectKey, ObjectStore};
 
 /// Returns an object of any kind that uses the Connection, as `KIND NAME`.
 pub fn find_user(context: &Context, connection: &ObjectKey) -> Option<String> {
@@ -18,15 +17,11 @@ pub fn find_user(context: &Context, connection: &ObjectKey) -> Option<String> {
         .or_else(|| find_user_of_kind(&view.auth0_hooks, connection))
 }
 
-fn find_user_of_kind<K: Synced>(
-    store: &Store<DeserializeGuard<K>>,
-    connection: &ObjectKey,
-) -> Option<String> {
-    let uses = |object: &DeserializeGuard<K>| {
-        in_namespace(object, connection) && may_use(object, &connection.name) && needs_connection(object)
-    };
+fn find_user_of_kind<K: Synced>(store: &ObjectStore<K>, connection: &ObjectKey) -> Option<String> {
+    let uses = |object: &DeserializeGuard<K>| may_use(object, &connection.name) && needs_connection(object);
     let kind: &str = K::KIND.into();
-    store.find(uses).map(|object| format!("{kind} {}", object.name_any()))
+    let mut in_namespace = store.in_namespace(&connection.namespace);
+    in_namespace.find(|object| uses(object)).map(|object| format!("{kind} {}", object.name_any()))
 }
 
 /// True if the finalizer of the Connection does not match its use: its first user was added or its last one removed.
@@ -52,11 +47,6 @@ fn may_use<K: Synced>(object: &DeserializeGuard<K>, name: &str) -> bool {
 /// False for an object that is being deleted and has no external object left.
 fn needs_connection<K: Synced>(object: &DeserializeGuard<K>) -> bool {
     object.meta().deletion_timestamp.is_none() || finalizer::is_present(object)
-}
-
-/// True if the object is in the namespace of `key`.
-pub fn in_namespace<K: Resource>(object: &DeserializeGuard<K>, key: &ObjectKey) -> bool {
-    object.meta().namespace.as_deref() == Some(key.namespace.as_str())
 }
 
 /// True if the object refers to this Connection, in its spec or by its external object.

@@ -160,7 +160,7 @@ impl Worker {
             }
         }
         let clock = background::start_clock(&*self.store).await?;
-        for hook in self.view.hooks.state() {
+        for hook in self.view.hooks.all() {
             index.upsert(&hook);
         }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -86,7 +87,14 @@ impl Reflectors {
 
 async fn update<K>(reflector: &mut Reflector<K>, key: &ObjectKey, object: Option<&FileObject>)
 where
-    K: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
 {
     match object.and_then(FileObject::deserialize) {
         Some(object) => reflector.apply(0, Event::Apply(object)).await,
@@ -96,7 +104,14 @@ where
 
 async fn relist<K>(reflector: &mut Reflector<K>, objects: Vec<DeserializeGuard<K>>)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
 {
     reflector.apply(0, Event::Init).await;
     for object in objects {

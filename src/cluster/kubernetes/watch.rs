@@ -10,6 +10,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{Kubernetes, KubernetesOptions};
@@ -18,7 +19,7 @@ use super::installed_crds;
 use super::watch_liveness::WatchLiveness;
 use super::watch_restart::RestoreDetector;
 use crate::api::USE_LABEL;
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector, Subscribers, View};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectForm, ObjectKey, Reflector, Subscribers, View};
 use crate::core::time::Millis;
 use crate::ops::ReadinessGate;
 
@@ -29,17 +30,20 @@ pub struct ClusterWatch<F> {
     pub run: F,
 }
 
-/// Watches every kind that the controller and the worker read.
+/// Watches every kind that the controller and the worker read. `hook_form`: how the view keeps the EventHooks, of which there
+/// may be very many.
 pub fn watch(
     cluster: &Kubernetes,
     options: &KubernetesOptions,
     subscribers: Subscribers,
     liveness: Arc<WatchLiveness>,
     installed: ReadinessGate,
+    hook_form: ObjectForm,
 ) -> ClusterWatch<impl Future<Output = ()> + Send + use<>> {
     let subscribers = Arc::new(subscribers);
     let scopes = options.namespaces.len().max(1);
-    let (hook_reflector, hooks) = Reflector::new(scopes, subscribers.clone(), ObjectChange::EventHook);
+    let (hook_reflector, hooks) =
+        Reflector::with_form(hook_form, scopes, subscribers.clone(), ObjectChange::EventHook);
     let (connection_reflector, connections) =
         Reflector::new(scopes, subscribers.clone(), ObjectChange::Connection);
     let (stream_reflector, streams) = Reflector::new(scopes, subscribers.clone(), ObjectChange::EventStream);
@@ -103,6 +107,7 @@ impl Watches {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
             + Debug
+            + Serialize
             + DeserializeOwned
             + Send
             + Sync

@@ -8,8 +8,6 @@ mod sources;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::reflector::Store;
-
 use super::context::Context;
 use super::error::SyncError;
 use super::reconcile::{self, DesiredObject, Preview, PreviewKeys, Synced, VendorAccess, shared_members};
@@ -17,7 +15,7 @@ use super::status;
 use crate::admin::kong::{KongClient, KongHook};
 use crate::admin::{AdminAccess, ExternalClient};
 use crate::api::{AppliedSettings, ConnectionSpec, DeliverBy, EventHook};
-use crate::cluster::{DeserializeGuard, View};
+use crate::cluster::{ObjectStore, View};
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 use crate::core::hook::{self, CompiledHook};
 use crate::core::id::kong_id;
@@ -45,7 +43,7 @@ impl Synced for EventHook {
         Some(KongClient::new(access.kong()?.clone()))
     }
 
-    fn store(view: &View) -> &Store<DeserializeGuard<EventHook>> {
+    fn store(view: &View) -> &ObjectStore<EventHook> {
         &view.hooks
     }
 

@@ -8,7 +8,6 @@ mod worker_endpoint;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::reflector::Store;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ use super::reconcile::{self, DesiredObject, Preview, PreviewKeys, Synced, shared
 use crate::admin::AdminAccess;
 use crate::admin::auth0::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
 use crate::api::{AdoptMode, ConnectionSpec, EventStream};
-use crate::cluster::{ClusterError, DeserializeGuard, View, read_secret_text};
+use crate::cluster::{ClusterError, ObjectStore, View, read_secret_text};
 use crate::core::conditions::ConditionMessage;
 use crate::core::stream::{self, Authorization, Destination, Stream};
 use crate::core::stream_auth;
@@ -41,7 +40,7 @@ impl Synced for EventStream {
         Some(StreamClient::new(access.auth0()?.clone()))
     }
 
-    fn store(view: &View) -> &Store<DeserializeGuard<EventStream>> {
+    fn store(view: &View) -> &ObjectStore<EventStream> {
         &view.streams
     }
 }

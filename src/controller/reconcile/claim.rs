@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
 use super::kind::Synced;
 use crate::api::External;
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, ResourceKind};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, ObjectStore, ResourceKind};
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::controller::finalizer;
@@ -165,7 +164,7 @@ pub fn find_other_owner<K: Synced>(
     let store = K::store(&context.view);
     let candidates = context.owners.candidates(K::KIND, id);
     candidates.into_iter().find_map(|key| {
-        let other = store.get(&ObjectRef::new(&key.name).within(&key.namespace))?;
+        let other = store.get(&key.namespace, &key.name)?;
         let is_owner = other.meta().uid.as_deref() != Some(uid.as_str()) && may_own(&other, id, key_ring);
         is_owner.then(|| key.to_string())
     })
@@ -203,7 +202,7 @@ fn claim_key<K: Synced>(id: &str) -> String {
 }
 
 fn name_of<K: Synced>(context: &Context, uid: &str) -> Option<String> {
-    let found = K::store(&context.view).find(|other| other.meta().uid.as_deref() == Some(uid));
+    let found = K::store(&context.view).all().find(|other| other.meta().uid.as_deref() == Some(uid));
     found.map(|other| ObjectKey::of(&*other).to_string())
 }
 
@@ -245,12 +244,8 @@ pub fn index_change(context: &Context, change: &ObjectChange) {
     }
 }
 
-fn index_object<K: Synced>(
-    context: &Context,
-    store: &kube::runtime::reflector::Store<DeserializeGuard<K>>,
-    key: &ObjectKey,
-) {
-    let object = store.get(&ObjectRef::new(&key.name).within(&key.namespace));
+fn index_object<K: Synced>(context: &Context, store: &ObjectStore<K>, key: &ObjectKey) {
+    let object = store.get(&key.namespace, &key.name);
     let ids = object.map(|object| {
         let readable = object.0.as_ref().ok();
         let adopt = readable.and_then(|readable| readable.policies().adopt);

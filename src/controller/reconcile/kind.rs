@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube::runtime::reflector::Store;
 use serde_json::Value;
 
 use crate::admin::{AdminAccess, ExternalClient};
 use crate::api::{
     Adopt, Connection, ConnectionSpec, DeletionPolicy, External, FormerLocation, ManagementPolicy,
 };
-use crate::cluster::{DeserializeGuard, View};
+use crate::cluster::{ObjectStore, View};
 use crate::controller::status::Managed;
 
 /// A kind whose objects each have an external object at a vendor.
@@ -35,7 +34,7 @@ pub trait Synced: Managed {
     /// Returns a client. None if the access is to another vendor.
     fn client(access: &AdminAccess) -> Option<Self::Client>;
     /// Returns the store with all objects of this kind.
-    fn store(view: &View) -> &Store<DeserializeGuard<Self>>;
+    fn store(view: &View) -> &ObjectStore<Self>;
     /// Returns the external id that is derived from the object's uid, if the vendor accepts an id of the client's choice.
     fn derived_id(_uid: &str) -> Option<String> {
         None

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::routing::get;
 use http::{HeaderMap, Uri};
 use kube::Resource;
-use kube::runtime::reflector::Store as Reflected;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -21,7 +20,7 @@ use super::route::{ApiRoute, schema};
 use super::scope::{ListScope, covers};
 use super::state::{ApiState, RESOURCE};
 use crate::api::{Connection, EventStream, LastError, Reenable, ServerStatus};
-use crate::cluster::{DeserializeGuard, ObjectKey, Permission};
+use crate::cluster::{DeserializeGuard, ObjectKey, ObjectStore, Permission};
 use crate::worker::problem::HttpProblem;
 
 /// The kinds, in the order of the list.
@@ -200,7 +199,7 @@ fn build_list(api: &ApiState, scope: &str, query: &ObjectQuery) -> ObjectListRes
 
 /// Adds one page of a kind, and one object more if there are more.
 fn collect<K>(
-    store: &Reflected<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     (rank, kind): (i64, &'static str),
     scope: &str,
     query: &ObjectQuery,
@@ -209,7 +208,7 @@ fn collect<K>(
     K: Resource<DynamicType = ()> + VendorObject + Clone + 'static,
 {
     let mut selected: Vec<Selected<K>> = Vec::new();
-    for guard in store.state() {
+    for guard in store.all() {
         let is_covered = covers(scope, guard.meta().namespace.as_deref().unwrap_or_default());
         // An object that is being deleted is not synced any more.
         if !is_covered || guard.meta().deletion_timestamp.is_some() {

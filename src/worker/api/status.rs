@@ -10,7 +10,6 @@ use axum::{Extension, Json};
 use http::{HeaderMap, Uri};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::runtime::reflector::Store as Reflected;
 use schemars::JsonSchema;
 use serde::Serialize;
 use strum::IntoEnumIterator;
@@ -24,7 +23,7 @@ use super::scope::ListScope;
 use super::state::{ApiState, RESOURCE, store_problem};
 use super::{listing, query};
 use crate::api::EventHook;
-use crate::cluster::{DeserializeGuard, LeaderReport, ObjectKey, Permission};
+use crate::cluster::{DeserializeGuard, LeaderReport, ObjectKey, ObjectStore, Permission};
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use crate::memory::MemoryShare;
@@ -224,7 +223,7 @@ impl Named for HookResponse {
 /// Collects the objects, or with `only_unready` those that are not Ready. Examines all objects, so it copies those only; hooks,
 /// which may be many more, are counted by their table.
 fn collect<K>(
-    store: &Reflected<DeserializeGuard<K>>,
+    store: &ObjectStore<K>,
     kind: &'static str,
     is_shown: &impl Fn(&ObjectMeta) -> bool,
     only_unready: bool,
@@ -232,7 +231,7 @@ fn collect<K>(
 ) where
     K: Resource<DynamicType = ()> + VendorObject + Clone + 'static,
 {
-    for guard in store.state() {
+    for guard in store.all() {
         // An object that is being deleted is not synced any more.
         let is_listed = is_shown(guard.meta()) && guard.meta().deletion_timestamp.is_none();
         if is_listed && !(only_unready && ready_of(&guard) == "True") {

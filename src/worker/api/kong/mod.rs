@@ -13,7 +13,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::routing::{get, post};
 use http::HeaderMap;
-use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -155,10 +154,8 @@ async fn answer_from_catalogue(
 impl ApiState {
     /// Returns the hooks of a namespace whose objects can be read.
     fn readable_hooks(&self, namespace: &str) -> Vec<Arc<DeserializeGuard<EventHook>>> {
-        let is_readable = |hook: &Arc<DeserializeGuard<EventHook>>| {
-            hook.meta().namespace.as_deref() == Some(namespace) && hook.0.is_ok()
-        };
-        self.view.hooks.state().into_iter().filter(is_readable).collect()
+        let is_readable = |hook: &Arc<DeserializeGuard<EventHook>>| hook.0.is_ok();
+        self.view.hooks.in_namespace(namespace).filter(is_readable).collect()
     }
 
     /// Finds a hook by id, uid or name, in this order.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::super::read_budget::ReadBudget;
 use super::outcomes::OutcomeLimits;
 use super::retention::SweepLimit;
-use super::runs::RunLimits;
+use super::runs::{RunLimits, TABLE_ENTRY_BYTES};
 
 /// The size of a page of the database.
 const PAGE_BYTES: u64 = 4096;
@@ -61,7 +61,7 @@ pub(super) struct Tuning {
 }
 
 /// The memory of a key or an id: in the table, and a second one in the frozen table.
-const ENTRY_BYTES: u64 = 96;
+const ENTRY_BYTES: u64 = 2 * TABLE_ENTRY_BYTES as u64;
 /// The smallest table. A smaller one would write a run every few thousand events.
 const MIN_TABLE: usize = 1792;
 
@@ -79,7 +79,6 @@ impl Tuning {
         self.keys.filter_bytes = self.keys.filter_bytes.min(size(bytes / 8 * 3));
         let entries = size(bytes / 8 / 2 / ENTRY_BYTES);
         for limits in [&mut self.keys, &mut self.ids] {
-            // 7/8 of a power of two.
             while limits.table > entries.max(MIN_TABLE) {
                 limits.table /= 2;
             }
@@ -132,7 +131,7 @@ mod tests {
     #[test]
     fn memory_is_divided_and_bounded() {
         for (mib, page_cache, filters, table) in
-            [(4, 2 << 20, 3 << 19, 1792), (24, 12 << 20, 9 << 20, 14_336), (160, 64 << 20, 60 << 20, 57_344)]
+            [(4, 2 << 20, 3 << 19, 1792), (24, 12 << 20, 9 << 20, 7_168), (160, 64 << 20, 60 << 20, 57_344)]
         {
             let tuning = Tuning::default().within_memory(mib << 20);
             let found = (tuning.page_cache, tuning.keys.filter_bytes, tuning.keys.table, tuning.ids.table);

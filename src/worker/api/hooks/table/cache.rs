@@ -125,7 +125,7 @@ impl HookTableCache {
         // Applied by the build.
         drop(self.metrics.hook_times.take_changed());
         let updated = Some(Instant::now());
-        KeptTable { table: HookTable::build(&self.facts(), &self.view.hooks.state()), updated }
+        KeptTable { table: HookTable::build(&self.facts(), self.view.hooks.all()), updated }
     }
 
     fn is_current(&self, kept: &KeptTable, backlogs: Backlogs<'_>) -> bool {
@@ -441,7 +441,7 @@ mod tests {
         /// Returns all hooks, and describes them.
         fn expected(&self, order: &str) -> Vec<Expected> {
             let facts = self.cache.facts();
-            let hooks = self.cache.view.hooks.state();
+            let hooks: Vec<_> = self.cache.view.hooks.all().collect();
             let summaries = hooks.iter().map(|guard| facts.summary(guard, self.measured.as_deref()));
             let time = |text: &Option<String>| text.as_deref().and_then(Millis::parse).map(|time| time.0);
             let ranked = summaries.map(|hook| {
@@ -471,7 +471,7 @@ mod tests {
                 }
             }
             self.cache.read(|table| {
-                let scratch = HookTable::build(&self.cache.facts(), &self.cache.view.hooks.state());
+                let scratch = HookTable::build(&self.cache.facts(), self.cache.view.hooks.all());
                 let selectors = |table: &HookTable| {
                     let mut found = BTreeMap::new();
                     table.visit_selectors("n-0", |selector, count| {

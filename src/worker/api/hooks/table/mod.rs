@@ -116,12 +116,15 @@ impl HookCounts {
 
 impl HookTable {
     /// Builds the rows of these hooks. Their backlogs are unknown at first.
-    pub fn build(facts: &HookFacts<'_>, hooks: &[Arc<DeserializeGuard<EventHook>>]) -> Self {
+    pub fn build(
+        facts: &HookFacts<'_>,
+        hooks: impl Iterator<Item = Arc<DeserializeGuard<EventHook>>>,
+    ) -> Self {
         let mut table = HookTable::default();
         let mut rows: FastMap<Arc<str>, Vec<(Arc<str>, HookRow)>> = FastMap::default();
         for guard in hooks {
-            let (namespace, name) = names_of(facts.index, guard);
-            let row = table.derive(facts, guard);
+            let (namespace, name) = names_of(facts.index, &guard);
+            let row = table.derive(facts, &guard);
             rows.entry(namespace).or_default().push((name, row));
         }
         for (namespace, rows) in rows {

@@ -192,7 +192,7 @@ mod tests {
         }
 
         fn table(&self) -> HookTable {
-            HookTable::build(&self.facts(), &self.hooks)
+            HookTable::build(&self.facts(), self.hooks.iter().cloned())
         }
     }
 

@@ -116,9 +116,9 @@ impl KeyStore {
         self.covered = self.new_covered.take().unwrap_or(self.covered);
         if self.runs.commit() {
             if let Some(frozen) = &mut self.table.frozen {
-                frozen.parts.pop_front();
+                frozen.classes.pop_front();
             }
-            self.table.frozen = self.table.frozen.take().filter(|frozen| !frozen.parts.is_empty());
+            self.table.frozen = self.table.frozen.take().filter(|frozen| !frozen.classes.is_empty());
         }
     }
 
@@ -178,15 +178,15 @@ impl KeyStore {
         Ok(())
     }
 
-    /// Writes a slice of a part of the frozen table, or of a merge. False: there is nothing to write.
+    /// Writes a slice of a class of the frozen table, or of a merge. False: there is nothing to write.
     fn run_job(&mut self, conn: &Connection, slice: &Slice) -> rusqlite::Result<bool> {
         let now = self.now;
         let mut keep = |_: &Connection, entry: &Entry| Ok(entry.expires > now);
         if let Some(frozen) = &self.table.frozen
-            && let Some(part) = frozen.parts.front()
+            && let Some(class) = frozen.classes.front()
         {
-            let (covers, is_last) = (frozen.covers, frozen.parts.len() == 1);
-            if self.runs.flush(conn, (part.class, &part.entries), slice, &mut keep)? && is_last {
+            let (covers, is_last) = (frozen.covers, frozen.classes.len() == 1);
+            if self.runs.flush(conn, (*class, &frozen.table), slice, &mut keep)? && is_last {
                 self.store_covered(conn, covers)?;
             }
             return Ok(true);

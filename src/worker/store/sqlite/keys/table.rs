@@ -5,28 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::super::super::EventSeq;
-use super::super::runs::{Entry, Key};
+use super::super::runs::{Entry, EntryTable, Key};
 use crate::core::fast_map::FastMap;
-
-/// A key in the table.
-#[derive(Clone, Copy)]
-struct Stored {
-    event: EventSeq,
-    expires: i64,
-    class: u8,
-}
-
-/// The keys of a frozen table with windows of one class, sorted.
-pub(super) struct FrozenPart {
-    pub(super) class: u8,
-    pub(super) entries: Arc<Vec<Entry>>,
-}
 
 /// A table that receives no more keys.
 pub(super) struct Frozen {
-    /// The parts that are not visible as runs yet. The first one is written next.
-    pub(super) parts: VecDeque<FrozenPart>,
-    /// The last event when it was frozen. When all parts are written, the keys of all events up to it are in runs.
+    pub(super) table: Arc<EntryTable>,
+    /// The classes that are not visible as runs yet. The first one is written next.
+    pub(super) classes: VecDeque<u8>,
+    /// The last event when it was frozen. When all classes are written, the keys of all events up to it are in runs.
     pub(super) covers: EventSeq,
 }
 
@@ -36,7 +23,7 @@ pub(super) struct KeyTable {
     pending: Vec<(Entry, u8)>,
     /// Positions in `pending`.
     pending_index: FastMap<Key, usize>,
-    active: FastMap<Key, Stored>,
+    active: EntryTable,
     pub(super) frozen: Option<Frozen>,
 }
 
@@ -65,7 +52,7 @@ impl KeyTable {
     pub(super) fn commit(&mut self) {
         self.pending_index.clear();
         for (entry, class) in self.pending.drain(..) {
-            self.active.insert(entry.key, Stored { event: entry.event, expires: entry.expires, class });
+            self.active.replace(entry, class);
         }
     }
 
@@ -73,19 +60,9 @@ impl KeyTable {
     pub(super) fn find(&self, key: &Key, now: i64) -> Option<Entry> {
         let pending =
             self.pending_index.get(key).and_then(|at| self.pending.get(*at)).map(|(entry, _)| *entry);
-        let active = || {
-            self.active.get(key).map(|stored| Entry {
-                key: *key,
-                event: stored.event,
-                expires: stored.expires,
-            })
-        };
-        let frozen = || {
-            self.frozen.iter().flat_map(|frozen| &frozen.parts).find_map(|part| {
-                let at = part.entries.binary_search_by(|entry| entry.key.cmp(key)).ok()?;
-                part.entries.get(at).copied()
-            })
-        };
+        let of_table = |table: &EntryTable| table.find(key).next();
+        let active = || of_table(&self.active);
+        let frozen = || self.frozen.as_ref().and_then(|frozen| of_table(&frozen.table));
         let is_valid = |entry: &Entry| entry.expires > now;
         pending.filter(is_valid).or_else(|| active().filter(is_valid)).or_else(|| frozen().filter(is_valid))
     }
@@ -97,23 +74,13 @@ impl KeyTable {
 
     /// Freezes the table. `last_event`: the last committed event.
     pub(super) fn freeze(&mut self, last_event: EventSeq) {
-        let mut by_class: FastMap<u8, Vec<Entry>> = FastMap::default();
-        for (key, Stored { event, expires, class }) in self.active.drain() {
-            by_class.entry(class).or_default().push(Entry { key, event, expires });
-        }
-        let mut parts: Vec<_> = by_class.into_iter().collect();
-        parts.sort_unstable_by_key(|(class, _)| *class);
-        let parts = parts.into_iter().map(|(class, mut entries)| {
-            entries.sort_unstable_by_key(|entry| entry.key);
-            FrozenPart { class, entries: Arc::new(entries) }
-        });
-        self.frozen = Some(Frozen { parts: parts.collect(), covers: last_event });
+        let table = std::mem::take(&mut self.active);
+        let classes = table.classes().collect();
+        self.frozen = Some(Frozen { table: Arc::new(table), classes, covers: last_event });
     }
 
     /// Returns its memory.
     pub(super) fn bytes(&self) -> usize {
-        let frozen = self.frozen.iter().flat_map(|frozen| &frozen.parts);
-        let frozen: usize = frozen.map(|part| part.entries.capacity()).sum();
-        self.active.capacity() * (size_of::<(Key, Stored)>() + 1) + frozen * size_of::<Entry>()
+        self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())
     }
 }

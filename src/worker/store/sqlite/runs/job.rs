@@ -1,4 +1,4 @@
-//! Writes a run in slices: from sorted entries in memory, or from several runs that it merges.
+//! Writes a run in slices: from a table in memory, or from several runs that it merges.
 //!
 //! A slice runs inside a group's transaction. The job keeps its state after the last COMMIT beside the state of the
 //! transaction in progress, so a rollback continues at the right entry and rebuilds nothing.
@@ -12,9 +12,12 @@ use rusqlite::Connection;
 use super::RunKind;
 use super::entry::Entry;
 use super::run::{BlockIndex, Manifest, Run, RunWriter};
+use super::table::EntryTable;
 
 /// Entries after which a slice checks its time.
 const CHECKED_ENTRIES: usize = 64;
+/// Entries that are read from a table at once.
+const READ_ENTRIES: usize = 64;
 
 /// Decides whether a run keeps an entry.
 pub(in super::super) type Keep<'k> = &'k mut dyn FnMut(&Connection, &Entry) -> rusqlite::Result<bool>;
@@ -49,8 +52,29 @@ struct State {
 
 #[derive(Clone)]
 enum Source {
-    Frozen { entries: Arc<Vec<Entry>>, next: usize },
+    Frozen(Frozen),
     Merge(Vec<Input>),
+}
+
+/// The entries of one class of a table that receives no more entries.
+#[derive(Clone)]
+struct Frozen {
+    table: Arc<EntryTable>,
+    class: u8,
+    /// Entries that were read.
+    ahead: VecDeque<Entry>,
+    /// The last entry that was read.
+    last: Option<Entry>,
+}
+
+impl Frozen {
+    fn next(&mut self) -> Option<Entry> {
+        if self.ahead.is_empty() {
+            self.ahead.extend(self.table.after(self.last.as_ref(), self.class).take(READ_ENTRIES));
+            self.last = self.ahead.back().copied().or(self.last);
+        }
+        self.ahead.pop_front()
+    }
 }
 
 /// A run that is being merged.
@@ -92,10 +116,7 @@ impl Source {
         reads: &mut usize,
     ) -> rusqlite::Result<Option<Entry>> {
         let inputs = match self {
-            Source::Frozen { entries, next } => {
-                *next += 1;
-                return Ok(entries.get(*next - 1).copied());
-            }
+            Source::Frozen(frozen) => return Ok(frozen.next()),
             Source::Merge(inputs) => inputs,
         };
         let mut least: Option<Entry> = None;
@@ -128,15 +149,16 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Writes sorted entries as the run `id`.
+    /// Writes the entries of a class as the run `id`.
     pub(super) fn flush(
         kind: RunKind,
         id: i64,
         class: u8,
-        entries: Arc<Vec<Entry>>,
+        table: Arc<EntryTable>,
         block_bytes: usize,
     ) -> Job {
-        Job::new(kind, Source::Frozen { entries, next: 0 }, Manifest::new(id, class, 0), block_bytes)
+        let frozen = Frozen { table, class, ahead: VecDeque::new(), last: None };
+        Job::new(kind, Source::Frozen(frozen), Manifest::new(id, class, 0), block_bytes)
     }
 
     /// Merges runs to a new one.
@@ -167,7 +189,7 @@ impl Job {
     /// Returns the runs that it merges. None: it writes entries from the memory.
     pub(super) fn inputs(&self) -> Option<Vec<i64>> {
         match &self.committed.source {
-            Source::Frozen { .. } => None,
+            Source::Frozen(_) => None,
             Source::Merge(inputs) => Some(inputs.iter().map(|input| input.id).collect()),
         }
     }

@@ -1,7 +1,7 @@
 //! Sorted runs: large sets of random keys without a B-tree of them.
 //!
 //! A B-tree of random keys writes a page of its own for each event. Instead the newest entries are in memory. When they
-//! are too many they are frozen, sorted, and written as a run: sorted blocks in rows that fill a page each. Four runs of
+//! are too many they are frozen and written as a run: sorted blocks in rows that fill a page each. Four runs of
 //! one tier are merged to one of the next. The idempotency keys (`keys`) and the event ids (`ids`) are stored so. See
 //! ADR 0016 and ADR 0017.
 //!
@@ -19,6 +19,7 @@ mod entry;
 mod filter;
 mod job;
 mod run;
+mod table;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use job::Job;
 pub(super) use job::{Keep, Slice};
 use run::fits_one_run;
 pub(super) use run::{Manifest, Run};
+pub(super) use table::{EntryTable, TABLE_ENTRY_BYTES};
 
 /// Runs that are merged to one.
 const MERGED_RUNS: usize = 4;
@@ -51,7 +53,7 @@ const POSTPONED_EVENTS: i64 = 16_384;
 /// The sizes that bound the memory and the slices of a set of runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunLimits {
-    /// Entries in memory at which they are frozen and written as runs. 7/8 of a power of two, which fills a hash table.
+    /// Entries in memory at which they are frozen and written as runs.
     pub(super) table: usize,
     /// Events after the last covered one at which even a small table is written: the most that a start has to search.
     pub(super) span: EventSeq,
@@ -344,12 +346,12 @@ impl RunSet {
         Ok(!self.dropped.is_empty())
     }
 
-    /// Writes a slice of sorted entries. The next call continues with the same entries. True: all of them are written in this
-    /// transaction.
+    /// Writes a slice of the entries of a class. The next call continues with the same table. True: all of them are written in
+    /// this transaction.
     pub(super) fn flush(
         &mut self,
         conn: &Connection,
-        (class, entries): (u8, &Arc<Vec<Entry>>),
+        (class, table): (u8, &Arc<EntryTable>),
         slice: &Slice,
         keep: Keep<'_>,
     ) -> rusqlite::Result<bool> {
@@ -357,7 +359,7 @@ impl RunSet {
         let job = match &mut self.flush {
             Some(job) => job,
             None => {
-                let job = Job::flush(self.kind, self.next_run, class, entries.clone(), block_bytes);
+                let job = Job::flush(self.kind, self.next_run, class, table.clone(), block_bytes);
                 self.next_run += 1;
                 self.flush.insert(job)
             }
@@ -367,7 +369,7 @@ impl RunSet {
         Ok(is_done)
     }
 
-    /// Writes sorted entries as one run, within this transaction.
+    /// Writes entries as one run, within this transaction.
     pub(super) fn write_run(
         &mut self,
         conn: &Connection,
@@ -375,7 +377,8 @@ impl RunSet {
         entries: Vec<Entry>,
     ) -> rusqlite::Result<()> {
         self.credit = self.credit.saturating_add(i64::try_from(entries.len()).unwrap_or(0));
-        let mut job = Job::flush(self.kind, self.next_run, class, Arc::new(entries), self.block_bytes());
+        let table = Arc::new(EntryTable::of_class(class, entries));
+        let mut job = Job::flush(self.kind, self.next_run, class, table, self.block_bytes());
         self.next_run += 1;
         let all = Slice { blocks: usize::MAX, until: None };
         job.run_slice(conn, &all, &mut |_, _| Ok(true))?;
