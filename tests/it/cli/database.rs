@@ -113,6 +113,34 @@ async fn names_what_to_do_about_a_database_that_cannot_be_used() {
     }
 }
 
+/// The lease is renewed meanwhile, so nothing but the failed commits shows the full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_names_why_events_cannot_be_stored() {
+    let url = shared().new_database();
+    let manifests = hook("h", "http://127.0.0.1:1", quick());
+    let standalone = Standalone::start_without_data(&manifests, &["--store-url", &url, UNSAFE]).await;
+    standalone.publish_accepted(&event("before")).await;
+    let name = url.rsplit('/').next().expect("a name");
+    let fail = "CREATE FUNCTION hookstream.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE 'could not extend file' USING ERRCODE = '53100', DETAIL = 'a value'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON hookstream.events FOR EACH ROW EXECUTE FUNCTION hookstream.fail()";
+    shared().sql(name, fail).expect("SQL");
+    let (status, answer) = standalone.publish(&event("refused")).await;
+    assert_eq!((status, &answer["reason"]), (503, &json!("Unavailable")), "{answer}");
+    assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains("the worker's log")), "{answer}");
+    let log = standalone.process().log();
+    let line = log.lines().find(|line| line.contains("group commit failed")).expect("a line");
+    assert!(line.contains(r#""level":"WARN""#) && line.contains("accepted events"), "{line}");
+    assert!(
+        line.contains("could not extend file: the disk of the database server is full: free space"),
+        "{line}"
+    );
+    assert!(!line.contains("a value"), "{line}");
+    shared().sql(name, "DROP TRIGGER fail ON hookstream.events").expect("SQL");
+    standalone.publish_accepted(&event("after")).await;
+    standalone.process().wait_for_line(|line| line.contains("group commits succeed again"), DEADLINE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_the_database() {
     let server =

@@ -1,12 +1,13 @@
 //! Why an access to the database failed, and what the engine does about it.
 
 use super::super::StoreError;
-use super::connect::{self, FailureKind};
+use super::connect::{self, FailureKind, SessionError};
 
 /// Why an access failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DbError {
-    #[error(transparent)]
+    // The driver's own text has several lines, with values of rows and without advice.
+    #[error("{}", connect::describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,9 +45,21 @@ impl DbError {
     }
 }
 
-/// Returns the error of an operation while the database is away. Nothing was changed.
+/// Returns the error of an operation that the database cannot execute now. Nothing was changed, and the log has the reason.
 pub(super) fn unavailable() -> StoreError {
-    StoreError::Unavailable("the database cannot be reached".into())
+    StoreError::Unavailable(
+        "it cannot be reached, or cannot store events now; the worker's log says why".into(),
+    )
+}
+
+impl From<SessionError> for DbError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Postgres(error) => DbError::Postgres(error),
+            // As if the database were away: the newer server, or a corrected address, may be there later.
+            SessionError::Refused(error) => StoreError::Unavailable(error.to_string()).into(),
+        }
+    }
 }
 
 impl From<DbError> for StoreError {

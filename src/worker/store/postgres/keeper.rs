@@ -1,5 +1,6 @@
 //! Keeps the lease of this process.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::session::Session;
 
 /// How often the lease is renewed and the shards are divided. Bounds how long a hand-over takes.
 const STEP: Duration = Duration::from_millis(500);
+/// How long a renewal may take: after it the lease has ended.
+const LIMIT: Duration = membership::LEASE;
 /// Steps between two removals of ended workers.
 const SWEEP: u32 = 600;
 
@@ -50,6 +53,20 @@ async fn step(
         Some(session) => session,
         None => connection.insert(connections.dedicated().await?),
     };
+    let session: &Session = session;
+    let mut renewal = pin!(renew(session, membership, sweeps));
+    if let Ok(renewed) = tokio::time::timeout(LIMIT, &mut renewal).await {
+        return renewed;
+    }
+    // A server that hangs acknowledges data and ends no connection. Another one may be the primary meanwhile, which a new
+    // connection finds. The renewal fails by itself, and is not dropped, so that a hand-over in it is not left half-done.
+    session.end();
+    renewal.await
+}
+
+async fn renew(session: &Session, membership: &Membership, sweeps: bool) -> Result<(), DbError> {
+    // Renewals on an old primary would keep this process delivering what other workers own.
+    session.check_server().await?;
     if !membership.step(session).await? {
         tracing::warn!("the worker's lease ended, other workers may own its shards: it registers again");
         membership.register(session).await?;

@@ -44,6 +44,7 @@ mod originals;
 mod places;
 mod records;
 mod replays;
+mod rights;
 mod roles;
 mod rows;
 mod schema;

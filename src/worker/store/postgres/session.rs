@@ -86,6 +86,17 @@ impl Session {
         Ok(self.inner().client().query_raw(sql, std::iter::empty::<&(dyn ToSql + Sync)>()).await?)
     }
 
+    /// Fails if a pooler leads to a server that a failover has left behind. Call it before statements without a transaction that
+    /// would do harm there; `begin` includes it.
+    pub(super) async fn check_server(&self) -> Result<(), DbError> {
+        Ok(self.inner().check_server().await?)
+    }
+
+    /// Ends the connection. Its statements fail as if the server had ended it.
+    pub(super) fn end(&self) {
+        self.inner().end();
+    }
+
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, DbError> {
         self.inner().begin().await?;
         Ok(Transaction(self))
@@ -98,8 +109,7 @@ impl Session {
 
     /// Begins a transaction whose reads see one moment, and that changes nothing.
     pub(super) async fn begin_reading(&self) -> Result<Transaction<'_>, DbError> {
-        self.inner().begin().await?;
-        self.batch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        self.inner().begin_reading().await?;
         Ok(Transaction(self))
     }
 }

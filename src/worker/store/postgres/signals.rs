@@ -75,8 +75,8 @@ impl Signals {
                 if let Err(error) = sent {
                     tracing::debug!(%error, "signal to other workers failed, they poll");
                 }
+                tokio::time::sleep(INTERVAL).await;
             }
-            tokio::time::sleep(INTERVAL).await;
         }
     }
 }
@@ -114,6 +114,8 @@ pub(super) fn read(payload: &str) -> Vec<Signal> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connect::PostgresOptions;
+    use super::super::test_server;
     use super::*;
 
     fn signal(uid: &str, changed: Option<DeliverySeq>) -> Signal {
@@ -131,6 +133,34 @@ mod tests {
         let read: BTreeSet<Signal> = payloads.iter().flat_map(|payload| read(payload)).collect();
         signals.remove(&signal(&"x".repeat(9000), None));
         assert_eq!(read, signals);
+    }
+
+    /// Each takes the lock of the whole database, for which commits with a NOTIFY of other installations wait too.
+    #[tokio::test]
+    async fn many_signals_are_sent_one_each_ten_milliseconds() {
+        let mut options: PostgresOptions = test_server::shared().new_database().parse().unwrap();
+        options.allow_unsafe_sync = true;
+        let connections = Arc::new(Connections::connect(&options).await.unwrap());
+        let (sender, mut received) = tokio::sync::mpsc::channel(100);
+        let listener = connections.listening(sender).await.unwrap().unwrap();
+        listener.batch(&format!("LISTEN {CHANNEL}")).await.unwrap();
+        let signals = Arc::new(Signals::new(Arc::default()));
+        let uids: Vec<String> = (0..2000).map(|n| format!("uid-{n:032}")).collect();
+        uids.iter().for_each(|uid| signals.send(uid, None));
+        let stopping = CancellationToken::new();
+        let running = tokio::spawn(signals.run(connections, stopping.clone()));
+        let (mut times, mut read) = (Vec::new(), BTreeSet::new());
+        while read.len() < uids.len() {
+            let notification = received.recv().await.unwrap();
+            times.push(std::time::Instant::now());
+            read.extend(super::read(notification.payload()));
+        }
+        stopping.cancel();
+        running.await.unwrap();
+        let pauses = u32::try_from(times.len() - 1).unwrap();
+        assert!(pauses >= 5, "{pauses}");
+        // The first ones may arrive late.
+        assert!(times[times.len() - 1] - times[0] >= INTERVAL * (pauses / 2), "{times:?}");
     }
 
     #[test]

@@ -100,14 +100,14 @@ impl PostgresStore {
         let stopping = CancellationToken::new();
         let signals = Arc::new(Signals::new(ownership.clone()));
         let accept_writer = AcceptWriter {
-            row: WriterRow::insert(connections.clone(), worker).await?,
+            row: WriterRow::insert(connections.clone(), worker, "accepted events").await?,
             queue: queued_accepts,
             queued: queued.clone(),
             limits: limits.clone(),
             signals: signals.clone(),
         };
         let outcome_writer = OutcomeWriter {
-            row: WriterRow::insert(connections.clone(), worker).await?,
+            row: WriterRow::insert(connections.clone(), worker, "outcomes of attempts").await?,
             queue: queued_outcomes,
             fence: Fence::new(ownership.clone()),
             ownership: ownership.clone(),

@@ -3,6 +3,7 @@
 mod checker;
 mod figures;
 mod hand_over;
+mod old_primary;
 mod record;
 mod rolling_restart;
 mod servers;

@@ -59,7 +59,7 @@ pub fn failure(error: &Error) -> StoreError {
 }
 
 /// Describes an error in one line. Shows no values of rows, which the server sends as DETAIL.
-pub(super) fn describe(error: &Error) -> String {
+pub fn describe(error: &Error) -> String {
     if let Some(error) = error.as_db_error() {
         return describe_answer(error);
     }

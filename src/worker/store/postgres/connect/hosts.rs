@@ -1,7 +1,9 @@
-//! Connects to the first host that accepts writes.
+//! Connects to the first host that accepts writes, unless a failover has left it behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -10,9 +12,11 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::check::Durability;
 use super::failure::{FailureKind, classify, describe};
 use super::options::{PostgresOptions, host_name};
 use super::session::Session;
+use super::timeline::{SeenTimeline, SessionTimeline, Timeline};
 use super::tls;
 
 /// Why no host could be used.
@@ -24,13 +28,62 @@ pub(super) enum ConnectError {
     Rejected(String),
 }
 
-/// What a new connection shows of the server: whether it accepts no writes, and the client's port as the server sees it.
-const PROBE: &str =
-    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, inet_client_port()";
+/// What a new connection shows of the server: whether it accepts no writes, the client's port as the server sees it, and
+/// which commits it could lose.
+const PROBE: &str = "
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS is_read_only,
+    inet_client_port() AS client_port,
+    current_setting('fsync')::bool AS fsync,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('synchronous_standby_names') <> '' AS has_synchronous_standbys";
 
-/// Connects to the first host of the options that accepts writes.
+/// What the connections of this process have shown of its database.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    timeline: Arc<SeenTimeline>,
+    /// As it was logged last.
+    durability: Mutex<Option<Durability>>,
+}
+
+/// A new connection to a server that accepts writes.
+struct Connected {
+    session: Session,
+    timeline: Option<Timeline>,
+    durability: Durability,
+}
+
+impl Connected {
+    /// Returns the connection, unless its server must not be used.
+    fn admit(
+        self,
+        options: &PostgresOptions,
+        observed: &Observations,
+        server: &str,
+    ) -> Result<Session, ConnectError> {
+        let Connected { mut session, timeline, durability } = self;
+        match timeline {
+            Some(timeline) => {
+                let timeline = SessionTimeline::begin(&observed.timeline, server, timeline);
+                session
+                    .set_timeline(timeline.map_err(|refused| ConnectError::Unavailable(refused.reason()))?);
+            }
+            None => observed.timeline.log_unsupported(server),
+        }
+        durability.reject_unsafe(options).map_err(ConnectError::Rejected)?;
+        let mut logged = observed.durability.lock();
+        if logged.as_ref() != Some(&durability) {
+            durability.log();
+            *logged = Some(durability);
+        }
+        drop(logged);
+        Ok(session)
+    }
+}
+
+/// Connects to the first host of the options that accepts writes and may be used.
 pub(super) async fn connect(
     options: &PostgresOptions,
+    observed: &Observations,
     notifications: Option<mpsc::Sender<Notification>>,
 ) -> Result<Session, ConnectError> {
     let mut config = options.config.clone();
@@ -55,9 +108,10 @@ pub(super) async fn connect(
     let mut failures = Vec::new();
     let mut is_rejected = false;
     for (host, port) in &endpoints {
+        let name = host_name(host, *port);
         let attempt = connect_host(&config, host, *port, tls.clone(), notifications.clone());
         let result = match tokio::time::timeout(options.connect_timeout, attempt).await {
-            Ok(result) => result,
+            Ok(result) => result.and_then(|connected| connected.admit(options, observed, &name)),
             Err(_) => {
                 Err(ConnectError::Unavailable(format!("no answer within {:?}", options.connect_timeout)))
             }
@@ -70,7 +124,7 @@ pub(super) async fn connect(
                 error
             }
         };
-        failures.push(format!("{}: {error}", host_name(host, *port)));
+        failures.push(format!("{name}: {error}"));
     }
     let failures = failures.join("; ");
     Err(if is_rejected { ConnectError::Rejected(failures) } else { ConnectError::Unavailable(failures) })
@@ -82,7 +136,7 @@ async fn connect_host(
     port: u16,
     tls: MakeRustlsConnect,
     notifications: Option<mpsc::Sender<Notification>>,
-) -> Result<Session, ConnectError> {
+) -> Result<Connected, ConnectError> {
     let connect_error = |error: std::io::Error| {
         ConnectError::Unavailable(format!("{error}: check that the server runs there"))
     };
@@ -105,7 +159,7 @@ async fn connect_host(
     }
 }
 
-/// Logs in and checks that the server accepts writes.
+/// Logs in, checks that the server accepts writes, and reads its timeline.
 async fn log_in<S>(
     config: &Config,
     stream: S,
@@ -113,17 +167,20 @@ async fn log_in<S>(
     own_port: Option<i32>,
     mut tls: MakeRustlsConnect,
     notifications: Option<mpsc::Sender<Notification>>,
-) -> Result<Session, ConnectError>
+) -> Result<Connected, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tls = MakeTlsConnect::<S>::make_tls_connect(&mut tls, host).map_err(|never| match never {})?;
     let (client, connection) = config.connect_raw(stream, tls).await.map_err(|error| login_error(&error))?;
     let mut session = Session::start(client, connection, notifications);
-    let row = session.fetch_one(PROBE, &[]).await.map_err(|error| login_error(&error))?;
-    let probe =
-        || -> Result<(bool, Option<i32>), tokio_postgres::Error> { Ok((row.try_get(0)?, row.try_get(1)?)) };
-    let (is_read_only, port) = probe().map_err(|error| login_error(&error))?;
+    // In one round trip.
+    let (row, timeline) = tokio::join!(session.fetch_one(PROBE, &[]), Timeline::read(session.client()));
+    let row = row.map_err(|error| login_error(&error))?;
+    let probe = || -> Result<(bool, Option<i32>, Durability), tokio_postgres::Error> {
+        Ok((row.try_get("is_read_only")?, row.try_get("client_port")?, Durability::from_row(&row)?))
+    };
+    let (is_read_only, port, durability) = probe().map_err(|error| login_error(&error))?;
     if is_read_only {
         return Err(ConnectError::Unavailable(
             "the server is read-only (a standby, or default_transaction_read_only): name the primary in --store-url, or all hosts"
@@ -133,7 +190,10 @@ where
     // A pooler has a connection of its own to the server, with a port of its own. An address translation in between can
     // look the same, which only costs speed.
     session.set_direct(own_port.is_some() && own_port == port);
-    Ok(session)
+    // Without an answer, it could be an old primary. A standby that is being promoted, or a file that is being written, fails
+    // for a moment.
+    let timeline = timeline.map_err(|error| ConnectError::Unavailable(describe(&error)))?;
+    Ok(Connected { session, timeline, durability })
 }
 
 /// Classifies an error of a login. A server that is restarting answers too, and is worth another try.

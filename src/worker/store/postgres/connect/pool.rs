@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 
 use super::check::check_server;
-use super::hosts::{self, ConnectError};
+use super::hosts::{self, ConnectError, Observations};
 use super::options::PostgresOptions;
 use super::session::Session;
 use crate::worker::store::StoreError;
@@ -36,7 +36,11 @@ impl Database {
     pub async fn connect(options: &PostgresOptions) -> Result<Database, StoreError> {
         let open = |error: String| StoreError::Open(format!("database {}: {error}", options.description()));
         options.check().map_err(|error| open(error.to_string()))?;
-        let sessions = Sessions { options: Arc::new(options.clone()), runtime: Handle::current() };
+        let sessions = Sessions {
+            options: Arc::new(options.clone()),
+            observed: Arc::default(),
+            runtime: Handle::current(),
+        };
         let connect = async {
             let session = sessions.open(None).await?;
             check_server(&session, options).await
@@ -126,14 +130,16 @@ impl DerefMut for PooledSession {
 #[derive(Clone, Debug)]
 struct Sessions {
     options: Arc<PostgresOptions>,
+    observed: Arc<Observations>,
     /// Runs all connections. A worker has two runtimes; one that ended would take the connections along that it opened.
     runtime: Handle,
 }
 
 impl Sessions {
     async fn open(&self, notifications: Option<mpsc::Sender<Notification>>) -> Result<Session, ConnectError> {
-        let options = Arc::clone(&self.options);
-        let opening = self.runtime.spawn(async move { hosts::connect(&options, notifications).await });
+        let (options, observed) = (Arc::clone(&self.options), Arc::clone(&self.observed));
+        let opening =
+            self.runtime.spawn(async move { hosts::connect(&options, &observed, notifications).await });
         opening.await.unwrap_or_else(|_| Err(ConnectError::Unavailable("the process is stopping".into())))
     }
 }
@@ -150,6 +156,9 @@ impl Manager for Sessions {
         session.take_warnings();
         if session.is_in_transaction() {
             return Err(RecycleError::message("the connection has an open transaction"));
+        }
+        if session.is_superseded() {
+            return Err(RecycleError::message("a newer server is known"));
         }
         match session.is_closed() {
             true => Err(RecycleError::message("the connection is closed")),

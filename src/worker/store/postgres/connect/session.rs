@@ -8,9 +8,12 @@ use futures::future::poll_fn;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Notification, Row, Statement};
+
+use super::timeline::{SessionError, SessionTimeline};
 
 /// Prepared statements that a connection keeps at most. Texts of statements are constants, so this is never reached.
 const MAX_STATEMENTS: usize = 256;
@@ -37,6 +40,11 @@ pub struct Session {
     statements: Mutex<HashMap<String, Statement>>,
     warnings: Arc<Mutex<Vec<Warning>>>,
     in_transaction: AtomicBool,
+    /// Runs the connection.
+    running: Option<JoinHandle<()>>,
+    abort: AbortHandle,
+    /// None: the server cannot tell.
+    timeline: Option<SessionTimeline>,
 }
 
 impl Session {
@@ -52,14 +60,34 @@ impl Session {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let warnings = Arc::default();
-        tokio::spawn(run_connection(connection, Arc::clone(&warnings), notifications));
+        let running = tokio::spawn(run_connection(connection, Arc::clone(&warnings), notifications));
         Session {
             client,
             is_direct: false,
             statements: Mutex::default(),
             warnings,
             in_transaction: AtomicBool::new(false),
+            abort: running.abort_handle(),
+            running: Some(running),
+            timeline: None,
         }
+    }
+
+    /// Sets the timeline of the server. A direct connection ends as soon as this process knows a newer one: the transactions of
+    /// an old primary would be lost, and a renewal there would not keep other workers from taking the shards.
+    pub(super) fn set_timeline(&mut self, timeline: SessionTimeline) {
+        if self.is_direct
+            && let Some(running) = self.running.take()
+        {
+            let (superseded, abort) = (timeline.superseded(), self.abort.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = superseded => abort.abort(),
+                    _ = running => {}
+                }
+            });
+        }
+        self.timeline = Some(timeline);
     }
 
     pub(super) fn set_direct(&mut self, is_direct: bool) {
@@ -145,9 +173,32 @@ impl Session {
 
     /// Begins a transaction. Until its end, the pool closes the connection instead of giving it to another caller, so that
     /// an error or a cancelled future leaves no open transaction behind.
-    pub async fn begin(&self) -> Result<(), Error> {
+    ///
+    /// Through a pooler, also checks the server that it reaches.
+    pub async fn begin(&self) -> Result<(), SessionError> {
+        self.begin_with("BEGIN").await
+    }
+
+    /// Begins a transaction whose reads see one moment, and that changes nothing. As `begin` otherwise.
+    pub async fn begin_reading(&self) -> Result<(), SessionError> {
+        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+    }
+
+    async fn begin_with(&self, begin: &str) -> Result<(), SessionError> {
         self.in_transaction.store(true, Ordering::Relaxed);
-        self.client.batch_execute("BEGIN").await
+        match self.timeline.as_ref().filter(|_| !self.is_direct) {
+            Some(timeline) => timeline.begin_transaction(&self.client, begin).await,
+            None => Ok(self.client.batch_execute(begin).await?),
+        }
+    }
+
+    /// Fails if a pooler leads to a server that a failover has left behind. A direct connection ends by itself as soon as a
+    /// newer server is known, and is not asked.
+    pub async fn check_server(&self) -> Result<(), SessionError> {
+        match self.timeline.as_ref().filter(|_| !self.is_direct) {
+            Some(timeline) => timeline.check(&self.client).await,
+            None => Ok(()),
+        }
     }
 
     /// Commits. The server rolls back instead, without an error here, if a statement of the transaction has failed. After
@@ -179,6 +230,16 @@ impl Session {
 
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Ends the connection. Its statements fail as if the server had ended it.
+    pub fn end(&self) {
+        self.abort.abort();
+    }
+
+    /// True if a newer server has been seen since this one was checked.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.timeline.as_ref().is_some_and(SessionTimeline::is_superseded)
     }
 }
 

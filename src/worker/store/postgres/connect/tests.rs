@@ -1,5 +1,7 @@
 //! On a real server: every input that cannot work has one line that says what to do, and connections recover.
 
+mod failover;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -161,7 +161,12 @@ impl Candidate {
     /// Tries to hold the lease. Keeps the connection for the next step, unless it failed.
     async fn try_hold(&mut self, session: Result<Session, DbError>) -> Result<LeaseTry, DbError> {
         let session = session?;
-        let held = tokio::time::timeout(STEP_TIMEOUT, self.lease.hold(&session)).await;
+        let hold = async {
+            // On an old primary, this process would lead beside the one that holds the lease on the new one.
+            session.check_server().await?;
+            self.lease.hold(&session).await
+        };
+        let held = tokio::time::timeout(STEP_TIMEOUT, hold).await;
         let held = held.unwrap_or_else(|_| Err(unavailable().into()))?;
         self.connection = Some(session);
         Ok(held)

@@ -18,7 +18,7 @@ use super::connect::PostgresOptions;
 use super::connections::Connections;
 use super::failure::DbError;
 use super::session::Session;
-use super::{markers, schema};
+use super::{markers, rights, schema};
 
 pub use election::DatabaseElection;
 use lease::ControllerLease;
@@ -31,7 +31,7 @@ pub struct SharedDatabase {
 }
 
 impl SharedDatabase {
-    /// Connects, and creates or changes the tables unless the options forbid it.
+    /// Connects, creates or changes the tables unless the options forbid it, and checks that the role may use them.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
         let connections = Arc::new(Connections::connect(options).await?);
         let session = connections.session().await?;
@@ -40,6 +40,7 @@ impl SharedDatabase {
         }
         schema::check(schema::format(&session).await?)?;
         markers::refuse_marked(&session).await?;
+        rights::check(&session).await?;
         drop(session);
         Ok(SharedDatabase { connections })
     }

@@ -1,6 +1,7 @@
 //! The conformance suite on a real server, with one worker and with three whose calls alternate, and what only several
 //! workers show.
 
+mod failures;
 mod many;
 mod ownership;
 mod pacing;

@@ -62,11 +62,8 @@ impl AcceptWriter {
         }
         let results = match self.execute(&mut requests).await {
             Ok(results) => results,
-            Err(Failure::Refused) if requests.len() > 1 => self.execute_each(&mut requests).await,
-            Err(Failure::Refused) => {
-                vec![Err(StoreError::Refused("the database refused a value of the event".into()))]
-            }
-            Err(_) => requests.iter().map(|_| Err(unavailable())).collect(),
+            Err(StoreError::Refused(_)) if requests.len() > 1 => self.execute_each(&mut requests).await,
+            Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
         };
         for ((request, done), result) in requests.into_iter().zip(callbacks).zip(results) {
             self.signal(&request, &result);
@@ -98,10 +95,7 @@ impl AcceptWriter {
             let mut alone = vec![request];
             results.push(match self.execute(&mut alone).await {
                 Ok(mut result) => result.pop().unwrap_or(Err(StoreError::Closed)),
-                Err(Failure::Refused) => {
-                    Err(StoreError::Refused("the database refused a value of the event".into()))
-                }
-                Err(_) => Err(unavailable()),
+                Err(error) => Err(error),
             });
             requests.append(&mut alone);
         }
@@ -109,7 +103,7 @@ impl AcceptWriter {
     }
 
     /// Executes the group until its outcome is known.
-    async fn execute(&mut self, requests: &mut [Request]) -> Result<Results, Failure> {
+    async fn execute(&mut self, requests: &mut [Request]) -> Result<Results, StoreError> {
         let mut conflicts = 0;
         // The results of an execution whose COMMIT was not answered.
         let mut unknown: Option<Results> = None;
@@ -118,15 +112,15 @@ impl AcceptWriter {
             match self.try_execute(requests, &mut results).await {
                 Ok(Guard::Runs) => {
                     self.row.committed();
-                    return results.ok_or(Failure::Unavailable);
+                    return results.ok_or_else(unavailable);
                 }
                 Ok(Guard::HasCommitted) => {
                     self.row.committed();
-                    return unknown.ok_or(Failure::Unavailable);
+                    return unknown.ok_or_else(unavailable);
                 }
                 Err(error) => {
                     let failure = classify(&error);
-                    tracing::debug!(%error, ?failure, "group of accepts failed");
+                    self.row.log_failure(&error, &failure);
                     match failure {
                         Failure::Conflict if conflicts < CONFLICTS => conflicts += 1,
                         Failure::OutcomeUnknown => {
@@ -135,8 +129,12 @@ impl AcceptWriter {
                         }
                         // Until the outcome is known, every failure is repeated.
                         _ if unknown.is_some() => tokio::time::sleep(RETRY).await,
-                        Failure::Refused => return Err(Failure::Refused),
-                        Failure::Conflict | Failure::Unavailable => return Err(Failure::Unavailable),
+                        Failure::Refused => {
+                            let why = "the database refused a value of the event";
+                            return Err(StoreError::Refused(why.into()));
+                        }
+                        // Without the reason, which may name hosts and roles: anyone may be a sender.
+                        Failure::Conflict | Failure::Unavailable => return Err(unavailable()),
                     }
                 }
             }

@@ -39,6 +39,10 @@ pub(super) struct WriterRow {
     groups: i64,
     /// The time of the last commit that it stored.
     marked: Millis,
+    /// What its groups contain, for the log.
+    contents: &'static str,
+    /// True if the failure of a group was logged, and none has committed since.
+    is_failing: bool,
 }
 
 /// Whether a group runs, or ran before.
@@ -50,10 +54,14 @@ enum Guard {
 
 impl WriterRow {
     /// Inserts a writer of this worker.
-    pub(super) async fn insert(connections: Arc<Connections>, worker: i64) -> Result<Self, DbError> {
+    pub(super) async fn insert(
+        connections: Arc<Connections>,
+        worker: i64,
+        contents: &'static str,
+    ) -> Result<Self, DbError> {
         let session = connections.session().await?;
         let id = insert_writer(&session, worker).await?;
-        Ok(WriterRow { connections, worker, id, groups: 0, marked: Millis(0) })
+        Ok(WriterRow { connections, worker, id, groups: 0, marked: Millis(0), contents, is_failing: false })
     }
 
     /// The first statement of a group: counts it. A row that retention has removed, because this process was suspended for
@@ -113,6 +121,21 @@ impl WriterRow {
 
     fn committed(&mut self) {
         self.groups += 1;
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!(contents = self.contents, "group commits succeed again");
+        }
+    }
+
+    /// Logs the first failure of an outage: a full disk or a missing right may fail these groups only, and then nothing else
+    /// reports it.
+    fn log_failure(&mut self, error: &DbError, failure: &Failure) {
+        let contents = self.contents;
+        match failure {
+            Failure::Unavailable if !std::mem::replace(&mut self.is_failing, true) => {
+                tracing::warn!(contents, %error, "group commit failed");
+            }
+            _ => tracing::debug!(contents, %error, ?failure, "group commit failed"),
+        }
     }
 }
 

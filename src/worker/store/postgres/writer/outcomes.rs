@@ -111,7 +111,7 @@ impl OutcomeWriter {
                 }
                 Err(error) => {
                     let failure = classify(&error);
-                    tracing::debug!(%error, ?failure, "group of outcomes failed");
+                    self.row.log_failure(&error, &failure);
                     if failure == Failure::OutcomeUnknown {
                         unknown = promoted.or(unknown);
                     }
