@@ -255,6 +255,7 @@ where
     K: kube::Resource<DynamicType = ()>
         + Clone
         + std::fmt::Debug
+        + serde::Serialize
         + serde::de::DeserializeOwned
         + Send
         + Sync

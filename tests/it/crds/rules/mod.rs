@@ -18,11 +18,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use futures::{StreamExt, stream};
-use hookstream::cluster::DeserializeGuard;
+use hookstream::cluster::ObjectStore;
 use hookstream::cluster::files::{FileCluster, FileClusterOptions};
 use hookstream::core::hook::check_not_rejected;
 use hookstream::core::schema::Schemas;
-use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 
@@ -148,13 +147,11 @@ async fn validate_differences(rows: &[Row], folder: &Path) -> Vec<String> {
 }
 
 /// Adds the rejection of every object of a view, by name.
-fn collect_rejections<K>(
-    store: &Store<DeserializeGuard<K>>,
-    rejections: &mut BTreeMap<String, Option<String>>,
-) where
+fn collect_rejections<K>(store: &ObjectStore<K>, rejections: &mut BTreeMap<String, Option<String>>)
+where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
-    for object in store.state() {
+    for object in store.all() {
         let rejection = match &object.0 {
             Ok(typed) => check_not_rejected(typed.meta()).err().map(|invalid| invalid.to_string()),
             Err(invalid) => Some(invalid.error.clone()),
