@@ -158,19 +158,25 @@ impl PostgresServer {
                 command.args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust"]);
                 command.arg(format!("--username={USER}")).arg("-D").arg(&data);
             })?,
-            Some((primary, name)) => server.run_program("pg_basebackup", owner, |command| {
-                command.args([
-                    "--no-sync",
-                    "--checkpoint=fast",
-                    "--write-recovery-conf",
-                    "--wal-method=stream",
-                ]);
-                command.arg("-D").arg(&data).arg("-d").arg(format!(
-                    "host={} port={} user={USER} application_name={name}",
-                    primary.dir.display(),
-                    primary.port
-                ));
-            })?,
+            Some((primary, name)) => {
+                let copy = || {
+                    server.run_program("pg_basebackup", owner, |command| {
+                        command.args([
+                            "--no-sync",
+                            "--checkpoint=fast",
+                            "--write-recovery-conf",
+                            "--wal-method=stream",
+                        ]);
+                        command.arg("-D").arg(&data).arg("-d").arg(format!(
+                            "host={} port={} user={USER} application_name={name}",
+                            primary.dir.display(),
+                            primary.port
+                        ));
+                    })
+                };
+                // On a busy machine the server may end the stream of the log; the program then removes what it copied.
+                copy().or_else(|_| copy())?;
+            }
         }
         let write = |name: &str, text: &str| -> Result<(), String> {
             let path = data.join(name);

@@ -52,10 +52,16 @@ impl Subject for Moving {
             Some(Place::Database(_)) | None => Place::Folder(tempfile::tempdir().unwrap()),
         };
         if let Some(former) = former {
-            if let Place::Database(url) = &former {
-                end_leases(url);
+            // A renewal that the dropped store had sent may arrive after its lease was ended.
+            loop {
+                if let Place::Database(url) = &former {
+                    end_leases(url);
+                }
+                match copy_all(&former.location(), &place.location()).await {
+                    Err(CopyError::Source(error)) if error.to_string().contains("workers use it") => {}
+                    copied => break drop(copied.unwrap()),
+                }
             }
-            copy_all(&former.location(), &place.location()).await.unwrap();
         }
         let store = place.open().await;
         *self.0.lock() = Some(place);
