@@ -40,12 +40,13 @@ async fn a_mistaken_replay_of_10_000_is_stopped_and_undone() {
     assert_eq!(counted, (0, format!("{DELIVERIES} deliveries would be cancelled\n")));
     let nothing = run(&standalone, &["cancel", "--hook", "other"]).await;
     assert_eq!(nothing, (0, "0 deliveries cancelled\n".to_owned()));
-    // One request cancels a bounded number.
+    // One request cancels a bounded number: fewer on a busy machine, where its reads end by their time.
     let (status, first) = post(&standalone, "deliveries/cancel", &json!({"hook": "h"})).await;
-    assert_eq!((status, &first["cancelled"]), (200, &json!(500)), "{first}");
+    let cancelled = first["cancelled"].as_u64().unwrap();
+    assert!(status == 200 && (1..=500).contains(&cancelled), "{first}");
     assert!(first["continue"].is_string());
     let rest = run(&standalone, &["cancel", "--hook", "h", "--state", "pending"]).await;
-    assert_eq!(rest, (0, format!("{} deliveries cancelled\n", DELIVERIES - 500)));
+    assert_eq!(rest, (0, format!("{} deliveries cancelled\n", DELIVERIES as u64 - cancelled)));
     assert!(list_deliveries(&standalone, "state=pending").await.is_empty());
 
     let filter = json!({"hook": "h", "state": "cancelled", "rate": RATE});
