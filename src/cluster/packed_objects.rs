@@ -142,10 +142,11 @@ impl<K> PackedObjects<K> {
 
     pub fn keys(&self) -> Vec<ObjectKey> {
         let tables = self.tables.read();
-        let of_namespace = |(namespace, names): (&Box<str>, &FastMap<Box<str>, Packed<K>>)| {
-            names.keys().map(|name| ObjectKey::new(namespace, name)).collect::<Vec<_>>()
-        };
-        tables.by_namespace.iter().flat_map(of_namespace).collect()
+        let mut keys = Vec::with_capacity(tables.count);
+        for (namespace, names) in &tables.by_namespace {
+            keys.extend(names.keys().map(|name| ObjectKey::new(namespace, name)));
+        }
+        keys
     }
 
     pub fn len(&self) -> usize {
