@@ -30,7 +30,7 @@ pub use backend::{
 pub use data::Data;
 pub use deserialize_guard::{DeserializeGuard, InvalidObject};
 pub use object::{Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};
-pub use object_store::{ObjectForm, ObjectStore};
+pub use object_store::{ObjectForm, ObjectStore, ReflectedKind};
 pub use overlay::ManifestOverlay;
 pub use read_only::ReadOnlyCluster;
 pub use reflector::{ReflectedStore, Reflector, Subscribers};

@@ -1,6 +1,7 @@
 //! The observed objects of one kind: whole for the controller, or packed for a worker that has very many.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use kube::Resource;
@@ -13,6 +14,17 @@ use serde::de::DeserializeOwned;
 use super::deserialize_guard::DeserializeGuard;
 use super::object::ObjectKey;
 use super::packed_objects::{Packed, PackedObjects};
+
+/// A kind whose objects a reflector keeps.
+pub trait ReflectedKind:
+    Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> ReflectedKind for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
 
 /// How a store keeps its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +112,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> ObjectStore<K> {
     }
 }
 
-impl<K> ObjectWriter<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + 'static,
-{
+impl<K: ReflectedKind> ObjectWriter<K> {
     pub fn new(form: ObjectForm) -> Self {
         match form {
             ObjectForm::Whole => ObjectWriter::Whole(store().1),

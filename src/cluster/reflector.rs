@@ -1,19 +1,16 @@
 //! Keeps a reflector store in sync with one or several watches, and notifies subscribers of changes.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::runtime::watcher::Event;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use super::deserialize_guard::DeserializeGuard;
 use super::object::{ObjectChange, ObjectKey};
-use super::object_store::{ObjectForm, ObjectStore, ObjectWriter, Prepared};
+use super::object_store::{ObjectForm, ObjectStore, ObjectWriter, Prepared, ReflectedKind};
 use crate::core::change_log::ChangeLog;
 
 /// Capacity of a subscriber's channel in changes. When it is full, the watch blocks.
@@ -82,10 +79,7 @@ struct Scope {
     listing: Option<HashSet<ObjectKey>>,
 }
 
-impl<K> Reflector<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K: ReflectedKind> Reflector<K> {
     /// Returns a reflector whose store keeps whole objects.
     pub fn new(
         scopes: usize,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::objects::FileObject;
 use crate::api::{Connection, EventHook, EventStream, Hook};
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector, ResourceKind, Subscribers, View};
+use crate::cluster::{
+    DeserializeGuard, ObjectChange, ObjectKey, ReflectedKind, Reflector, ResourceKind, Subscribers, View,
+};
 
 /// The objects of the files.
 #[derive(Default)]
@@ -85,34 +85,18 @@ impl Reflectors {
     }
 }
 
-async fn update<K>(reflector: &mut Reflector<K>, key: &ObjectKey, object: Option<&FileObject>)
-where
-    K: kube::Resource<DynamicType = ()>
-        + Serialize
-        + DeserializeOwned
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
-{
+async fn update<K: ReflectedKind>(
+    reflector: &mut Reflector<K>,
+    key: &ObjectKey,
+    object: Option<&FileObject>,
+) {
     match object.and_then(FileObject::deserialize) {
         Some(object) => reflector.apply(0, Event::Apply(object)).await,
         None => reflector.delete(key).await,
     }
 }
 
-async fn relist<K>(reflector: &mut Reflector<K>, objects: Vec<DeserializeGuard<K>>)
-where
-    K: kube::Resource<DynamicType = ()>
-        + Serialize
-        + DeserializeOwned
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
-{
+async fn relist<K: ReflectedKind>(reflector: &mut Reflector<K>, objects: Vec<DeserializeGuard<K>>) {
     reflector.apply(0, Event::Init).await;
     for object in objects {
         reflector.apply(0, Event::InitApply(object)).await;

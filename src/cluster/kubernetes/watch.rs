@@ -1,6 +1,5 @@
 //! The watches: complete objects of our kinds, and only the metadata of Secrets and ConfigMaps.
 
-use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -10,8 +9,6 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::client::{Kubernetes, KubernetesOptions};
 use super::data_cache::{DataCache, DataResource};
@@ -19,7 +16,9 @@ use super::installed_crds;
 use super::watch_liveness::WatchLiveness;
 use super::watch_restart::RestoreDetector;
 use crate::api::USE_LABEL;
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectForm, ObjectKey, Reflector, Subscribers, View};
+use crate::cluster::{
+    DeserializeGuard, ObjectChange, ObjectForm, ObjectKey, ReflectedKind, Reflector, Subscribers, View,
+};
 use crate::core::time::Millis;
 use crate::ops::ReadinessGate;
 
@@ -104,14 +103,7 @@ impl Watches {
 
     async fn follow<K>(&self, config: &Config, mut reflector: Reflector<K>)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
+        K: ReflectedKind + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         let mut restores = self.restores.subscribe();
         loop {

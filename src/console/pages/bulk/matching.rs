@@ -13,6 +13,7 @@ use crate::console::request::{ChangeRequest, PageRequest};
 use crate::console::view::{Page, csrf_field, definition, link_button, notice, plural, time};
 use crate::core::time::Millis;
 
+/// No deliveries.
 const NONE: DryRun = DryRun { matching: 0, is_exact: true };
 /// Requests of a cancellation in bulk that one form causes; each cancels up to 500 deliveries.
 const MAX_CANCELLATIONS: usize = 20;

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::{
     AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, DeserializeGuard, Metadata,
-    ObjectChange, ObjectKey, Permission, Reflector, ResourceKind, Subscribers, View, WriteTarget,
+    ObjectChange, ObjectKey, Permission, ReflectedKind, Reflector, ResourceKind, Subscribers, View,
+    WriteTarget,
 };
 use hookstream::core::conditions::ConditionMessage;
 use hookstream::core::keys::KeyRing;
@@ -250,17 +251,7 @@ impl Double {
     }
 }
 
-async fn relist<K>(feed: &mut Reflector<K>, objects: Vec<Value>)
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::Serialize
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+async fn relist<K: ReflectedKind>(feed: &mut Reflector<K>, objects: Vec<Value>) {
     feed.apply(0, Event::Init).await;
     for object in objects {
         let object: DeserializeGuard<K> = serde_json::from_value(object).unwrap();
